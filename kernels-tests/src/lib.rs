@@ -1,0 +1,1 @@
+//! Correctness cases of every kernel, shared by `cargo test` and `flashwave verify`.

@@ -1,0 +1,3 @@
+//! The kernels: for each family its problem, plan, recipe and public operator.
+
+pub mod rope;

@@ -1,0 +1,5 @@
+//! Models assembled from the kernels.
+
+pub mod config;
+
+pub use config::LlamaConfig;

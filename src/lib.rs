@@ -1,11 +1,27 @@
 //! flashwave: custom GPU kernels over wgpu compute shaders (WGSL), and a runtime that assembles whole
 //! models from them, the same on Vulkan, Metal, DX12 and WebGPU.
 
+mod buffer;
+pub mod capabilities;
+pub mod context;
 pub mod dtype;
 pub mod error;
+mod kernel;
 pub mod kernels;
+pub mod layout;
 pub mod loader;
 pub mod model;
+pub mod recipe;
+pub mod recorder;
+pub mod reference;
+pub mod shader;
+pub mod tensor;
 
+pub use capabilities::Capabilities;
+pub use context::Context;
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use layout::Layout;
+pub use recipe::{Launch, Recipe};
+pub use recorder::Pass;
+pub use tensor::Tensor;

@@ -1,3 +1,4 @@
 //! The kernels: for each family its problem, plan, recipe and public operator.
 
+pub mod elementwise;
 pub mod rope;

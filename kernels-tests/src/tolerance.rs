@@ -1,0 +1,150 @@
+//! How far a kernel may be from the oracle.
+//!
+//! The rule: at most twice as far from `exact` (f64) as naive arithmetic of the kernel's own precision is, in
+//! ||out - exact|| / ||exact|| and in the largest element error. Where a kernel calls built-in functions whose
+//! accuracy WGSL leaves to the device, what the specification grants them is added ([`Ulps`]): naive arithmetic
+//! on the CPU has correctly rounded ones.
+
+use crate::Failure;
+
+/// Relative error in units of 2^-24 (half an f32 ulp) that the built-in functions on a value's way may add.
+///
+/// From "Accuracy of concrete floating point expressions" of the WGSL specification: exp(x) 3 + 2|x| ulp,
+/// x / y 2.5 ulp, inverseSqrt 2 ulp, sqrt as 1 / inverseSqrt.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ulps(pub f64);
+
+const HALF_ULP: f64 = 1.0 / (1u64 << 24) as f64;
+
+/// A comparison that held.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Outcome {
+    /// Elements compared.
+    pub elements: usize,
+    /// The larger of the two errors' shares of their bounds; 1 is the limit.
+    pub share: f64,
+}
+
+impl Outcome {
+    /// Both outcomes together.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            elements: self.elements + other.elements,
+            share: self.share.max(other.share),
+        }
+    }
+}
+
+/// Distance from the oracle.
+#[derive(Clone, Copy, Debug)]
+struct Distance {
+    /// ||a - exact|| / ||exact||.
+    norm: f64,
+    /// max |a - exact|.
+    max: f64,
+}
+
+fn distance(values: &[f32], exact: &[f64]) -> Distance {
+    let (mut square, mut scale, mut max) = (0.0, 0.0, 0.0f64);
+    for (&a, &e) in values.iter().zip(exact) {
+        let d = if f64::from(a) == e {
+            0.0
+        } else {
+            (f64::from(a) - e).abs()
+        };
+        square += d * d;
+        scale += e * e;
+        max = max.max(d);
+    }
+    let norm = if square == 0.0 {
+        0.0
+    } else {
+        (square / scale.max(f64::MIN_POSITIVE)).sqrt()
+    };
+    Distance { norm, max }
+}
+
+/// Compares a kernel's `out` with `exact`, given the output of naive arithmetic rounded to the output's type.
+pub fn check(out: &[f32], exact: &[f64], naive: &[f32], slack: Ulps) -> Result<Outcome, Failure> {
+    if out.len() != exact.len() || naive.len() != exact.len() {
+        let (o, e, n) = (out.len(), exact.len(), naive.len());
+        return Err(Failure::Wrong(format!(
+            "{o} elements out, {e} exact, {n} naive"
+        )));
+    }
+    for (i, (&o, &e)) in out.iter().zip(exact).enumerate() {
+        let same = (o.is_nan() && e.is_nan()) || (f64::from(o) == e);
+        if !same && (!o.is_finite() || !e.is_finite()) && naive[i].is_finite() {
+            return Err(Failure::Wrong(format!("element {i} is {o}, exact {e}")));
+        }
+    }
+    let finite: Vec<usize> = (0..out.len())
+        .filter(|&i| exact[i].is_finite() && naive[i].is_finite())
+        .collect();
+    let out: Vec<f32> = finite.iter().map(|&i| out[i]).collect();
+    let naive: Vec<f32> = finite.iter().map(|&i| naive[i]).collect();
+    let exact: Vec<f64> = finite.iter().map(|&i| exact[i]).collect();
+    let largest = exact.iter().fold(0.0f64, |m, e| m.max(e.abs()));
+    let (ours, theirs) = (distance(&out, &exact), distance(&naive, &exact));
+    let bound = Distance {
+        norm: 2.0 * theirs.norm + slack.0 * HALF_ULP,
+        max: 2.0 * theirs.max + slack.0 * HALF_ULP * largest,
+    };
+    let share = |error: f64, bound: f64| if error == 0.0 { 0.0 } else { error / bound };
+    let worst = share(ours.norm, bound.norm).max(share(ours.max, bound.max));
+    if worst > 1.0 || worst.is_nan() {
+        let at = (0..out.len()).max_by(|&a, &b| {
+            (f64::from(out[a]) - exact[a])
+                .abs()
+                .total_cmp(&(f64::from(out[b]) - exact[b]).abs())
+        });
+        let at = at.unwrap_or(0);
+        return Err(Failure::Wrong(format!(
+            "error {:.3e} (bound {:.3e}), largest {:.3e} (bound {:.3e}) at {}: {} for {}",
+            ours.norm, bound.norm, ours.max, bound.max, finite[at], out[at], exact[at]
+        )));
+    }
+    Ok(Outcome {
+        elements: out.len(),
+        share: worst,
+    })
+}
+
+/// Compares integers, or anything else that has to be equal.
+pub fn check_equal<T: PartialEq + std::fmt::Debug>(
+    out: &[T],
+    expected: &[T],
+) -> Result<Outcome, Failure> {
+    match out.iter().zip(expected).position(|(o, e)| o != e) {
+        Some(i) => Err(Failure::Wrong(format!(
+            "element {i} is {:?}, expected {:?}",
+            out[i], expected[i]
+        ))),
+        None if out.len() != expected.len() => Err(Failure::Wrong(format!(
+            "{} elements, expected {}",
+            out.len(),
+            expected.len()
+        ))),
+        None => Ok(Outcome {
+            elements: out.len(),
+            share: 0.0,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn poison_and_error_are_caught() {
+        let exact = [1.0, 2.0, 3.0];
+        let naive = [1.0f32, 2.0, 3.0 + 1e-6];
+        assert!(check(&[1.0, 2.0, 3.0], &exact, &naive, Ulps(0.0)).is_ok());
+        assert!(check(&[1.0, f32::NAN, 3.0], &exact, &naive, Ulps(0.0)).is_err());
+        assert!(check(&[1.0, 2.0, 3.0 + 4e-6], &exact, &naive, Ulps(0.0)).is_err());
+        assert!(check(&[1.0, 2.0], &exact, &naive, Ulps(0.0)).is_err());
+        assert!(check(&[0.0, 0.0, 0.0], &exact, &naive, Ulps(100.0)).is_err());
+        assert!(check_equal(&[1, 2], &[1, 3]).is_err());
+    }
+}

@@ -1,0 +1,52 @@
+// y = a + b, a * b or F(a) * b (SwiGLU, GeGLU: arXiv 2002.05202), element by element.
+//
+// a, b, y: rows of `cols` adjacent elements, `stride` apart from `offset` on; without gaps all is one row.
+// A row is cut into groups of four elements. One invocation handles UNROLL groups, a workgroup's groups lying
+// side by side so that every access of a subgroup is one contiguous run.
+#import "lib/tensor.wgsl" as t
+#import "lib/activation.wgsl" as activation
+
+struct Params {
+    groups: u32,
+    groups_per_row: u32,
+    cols: u32,
+    a_offset: u32,
+    a_stride: u32,
+    b_offset: u32,
+    b_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+}
+${ t.params(PARAMS) }
+${ t.prelude() }
+${ t.input(1, "a", A, VEC) }
+${ t.input(2, "b", B, VEC) }
+${ t.output(3, "y", Y, VEC) }
+${ activation.functions(F) }
+
+@compute @workgroup_size(${WG})
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let first = (workgroup.y * grid.x + workgroup.x) * ${WG * UNROLL}u + lane;
+    #for u in range(UNROLL)
+    {
+        let group = first + ${u * WG}u;
+        if group < p.groups {
+            let row = group / p.groups_per_row;
+            let col = (group % p.groups_per_row) * 4u;
+            let n = min(p.cols - col, 4u);
+            let a = load_some_a(p.a_offset + row * p.a_stride + col, n);
+            let b = load_some_b(p.b_offset + row * p.b_stride + col, n);
+            #if OP == "add"
+            let y = a + b;
+            #else
+            let y = activate4(a) * b;
+            #endif
+            store_some_y(p.y_offset + row * p.y_stride + col, n, y);
+        }
+    }
+    #endfor
+}

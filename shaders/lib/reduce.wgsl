@@ -1,0 +1,76 @@
+<#
+Reductions over a workgroup: `workgroup_sum(v, lane)` and `workgroup_max(v, lane)` give every invocation the
+result. Same signature in both tiers; WG (the workgroup's size) is a power of two.
+
+  #import "lib/reduce.wgsl" as reduce
+  ${ reduce.scratch(REDUCE, WG) }                       once a kernel
+  ${ reduce.function("sum", REDUCE, WG) }               defines workgroup_sum; "max" likewise
+  ${ reduce.begin(REDUCE) }                             the first statement of main
+  ${ reduce.arguments(REDUCE) }                         among main's arguments: declares subgroup built-ins
+
+Every invocation of the workgroup has to call it (barriers inside), with `lane` its local_invocation_index.
+subgroup: a subgroup operation, then one value a subgroup through workgroup memory, read by all; subgroups of any
+size from 4 to 128. workgroup: a tree through workgroup memory.
+#>
+#macro scratch(tier, wg)
+var<workgroup> reduce_scratch: array<f32, ${wg}>;
+#if tier == "subgroup"
+var<private> reduce_subgroup: u32;
+var<private> reduce_subgroups: u32;
+var<private> reduce_lane: u32;
+#endif
+#endmacro
+
+#macro arguments(tier)
+#if tier == "subgroup"
+    @builtin(subgroup_id) reduce_subgroup_arg: u32,
+    @builtin(num_subgroups) reduce_subgroups_arg: u32,
+    @builtin(subgroup_invocation_id) reduce_lane_arg: u32,
+#endif
+#endmacro
+
+<# First statement of main. #>
+#macro begin(tier)
+#if tier == "subgroup"
+    reduce_subgroup = reduce_subgroup_arg;
+    reduce_subgroups = reduce_subgroups_arg;
+    reduce_lane = reduce_lane_arg;
+#endif
+#endmacro
+
+#macro function(name, tier, wg)
+#if tier == "subgroup"
+fn workgroup_${name}(v: f32, lane: u32) -> f32 {
+    let own = ${"subgroupAdd" if name == "sum" else "subgroupMax"}(v);
+    workgroupBarrier();
+    if reduce_lane == 0u { reduce_scratch[reduce_subgroup] = own; }
+    workgroupBarrier();
+    var total = reduce_scratch[0];
+    for (var s = 1u; s < reduce_subgroups; s += 1u) {
+        total = ${combine(name, "total", "reduce_scratch[s]")};
+    }
+    return total;
+}
+#else
+fn workgroup_${name}(v: f32, lane: u32) -> f32 {
+    workgroupBarrier();
+    reduce_scratch[lane] = v;
+    workgroupBarrier();
+    for (var half = ${wg // 2}u; half > 0u; half >>= 1u) {
+        if lane < half {
+            reduce_scratch[lane] = ${combine(name, "reduce_scratch[lane]", "reduce_scratch[lane + half]")};
+        }
+        workgroupBarrier();
+    }
+    return reduce_scratch[0];
+}
+#endif
+#endmacro
+
+#macro combine(name, a, b)
+#if name == "sum"
+${a} + ${b}
+#else
+max(${a}, ${b})
+#endif
+#endmacro

@@ -1,0 +1,613 @@
+//! The device and all that is cached on it.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use rustc_hash::FxHashMap;
+
+use crate::buffer::{Buffer, Pool};
+use crate::capabilities::{Capabilities, CooperativeShape, DeviceClass, ParamsTier, SubgroupSizes};
+use crate::error::{Error, Result};
+use crate::kernel::{BindGroups, Kernel};
+use crate::recipe::Recipe;
+use crate::recorder::{Pass, Profile};
+
+/// Whether compiled shaders check the bounds of every access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum ShaderChecks {
+    /// Unchecked: planners prove that every admitted shape stays in bounds; up to 1.3x faster.
+    #[default]
+    Off,
+    /// Checked by the driver or by naga, workgroup memory zeroed: how the matrix is run a second time.
+    On,
+}
+
+/// Whether a software adapter may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum SoftwareAdapters {
+    /// Only if there is no hardware.
+    #[default]
+    Allowed,
+    /// Never.
+    Refused,
+    /// Nothing else.
+    Only,
+}
+
+/// Chooses an adapter and opens a [`Context`]; start with [`Context::builder`].
+///
+/// The environment decides what the builder leaves open: `FLASHWAVE_BACKEND` (vulkan, metal, dx12, gl),
+/// `FLASHWAVE_ADAPTER` (a part of the adapter's name), `FLASHWAVE_SOFTWARE` (allowed, refused, only),
+/// `FLASHWAVE_CHECKS` (on, off), `FLASHWAVE_CACHE` (folder of the pipeline cache; empty for none).
+#[derive(Clone, Debug, Default)]
+pub struct ContextBuilder {
+    backends: Option<wgpu::Backends>,
+    name: Option<String>,
+    software: Option<SoftwareAdapters>,
+    checks: Option<ShaderChecks>,
+    params: Option<ParamsTier>,
+    subgroups: Option<bool>,
+    cache: Option<PathBuf>,
+}
+
+impl ContextBuilder {
+    /// Only adapters of these backends.
+    pub fn backends(mut self, backends: wgpu::Backends) -> Self {
+        self.backends = Some(backends);
+        self
+    }
+    /// Only adapters whose name contains `part`, ignoring case.
+    pub fn adapter_name(mut self, part: impl Into<String>) -> Self {
+        self.name = Some(part.into());
+        self
+    }
+    /// Whether software adapters count.
+    pub fn software(mut self, software: SoftwareAdapters) -> Self {
+        self.software = Some(software);
+        self
+    }
+    /// Whether shaders check bounds.
+    pub fn checks(mut self, checks: ShaderChecks) -> Self {
+        self.checks = Some(checks);
+        self
+    }
+    /// Forgoes the fast tiers: parameters through uniforms, reductions without subgroups, as in a browser.
+    pub fn portable(mut self) -> Self {
+        self.params = Some(ParamsTier::Uniform);
+        self.subgroups = Some(false);
+        self
+    }
+    /// Keeps compiled pipelines in this folder, where the backend can.
+    pub fn pipeline_cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cache = Some(folder.into());
+        self
+    }
+
+    /// Opens the context, waiting.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn build(self) -> Result<Context> {
+        pollster::block_on(self.build_async())
+    }
+
+    /// Opens the context.
+    pub async fn build_async(mut self) -> Result<Context> {
+        self.read_environment()?;
+        let all = self.backends.unwrap_or(wgpu::Backends::all());
+        // OpenGL is the last resort, and looking for it alone makes drivers print to the terminal.
+        let adapter = match self.choose(adapters(all - wgpu::Backends::GL).await) {
+            Err(error) if all.contains(wgpu::Backends::GL) => self
+                .choose(adapters(wgpu::Backends::GL).await)
+                .map_err(|_| error)?,
+            chosen => chosen?,
+        };
+        Context::open(adapter, self).await
+    }
+
+    fn read_environment(&mut self) -> Result<()> {
+        let var = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+        let bad = |name: &str, was: &str, allowed: &str| Err(Error::argument(name, was, allowed));
+        if let (None, Some(v)) = (self.backends, var("FLASHWAVE_BACKEND")) {
+            self.backends = Some(match v.to_ascii_lowercase().as_str() {
+                "vulkan" => wgpu::Backends::VULKAN,
+                "metal" => wgpu::Backends::METAL,
+                "dx12" => wgpu::Backends::DX12,
+                "gl" => wgpu::Backends::GL,
+                _ => return bad("FLASHWAVE_BACKEND", &v, "vulkan, metal, dx12 or gl"),
+            });
+        }
+        if let (None, Some(v)) = (&self.name, var("FLASHWAVE_ADAPTER")) {
+            self.name = Some(v);
+        }
+        if let (None, Some(v)) = (self.software, var("FLASHWAVE_SOFTWARE")) {
+            self.software = Some(match v.as_str() {
+                "allowed" => SoftwareAdapters::Allowed,
+                "refused" => SoftwareAdapters::Refused,
+                "only" => SoftwareAdapters::Only,
+                _ => return bad("FLASHWAVE_SOFTWARE", &v, "allowed, refused or only"),
+            });
+        }
+        if let (None, Some(v)) = (self.checks, var("FLASHWAVE_CHECKS")) {
+            self.checks = Some(match v.as_str() {
+                "on" => ShaderChecks::On,
+                "off" => ShaderChecks::Off,
+                _ => return bad("FLASHWAVE_CHECKS", &v, "on or off"),
+            });
+        }
+        if self.cache.is_none() {
+            self.cache = std::env::var_os("FLASHWAVE_CACHE").map(PathBuf::from);
+        }
+        Ok(())
+    }
+
+    /// The best adapter: hardware before software, discrete before integrated, and the first among equals.
+    fn choose(&self, adapters: Vec<wgpu::Adapter>) -> Result<wgpu::Adapter> {
+        let rank = |adapter: &wgpu::Adapter| {
+            let info = adapter.get_info();
+            let native = !matches!(info.backend, wgpu::Backend::Gl);
+            let class = match device_class(info.device_type) {
+                DeviceClass::Discrete => 4,
+                DeviceClass::Integrated => 3,
+                DeviceClass::Virtual => 2,
+                DeviceClass::Other => 1,
+                DeviceClass::Software => 0,
+            };
+            (class, native)
+        };
+        let software = self.software.unwrap_or_default();
+        let fits = |adapter: &wgpu::Adapter| {
+            let info = adapter.get_info();
+            let soft = device_class(info.device_type) == DeviceClass::Software;
+            let computes = adapter.limits().max_compute_invocations_per_workgroup > 0;
+            let allowed = match software {
+                SoftwareAdapters::Allowed => true,
+                SoftwareAdapters::Refused => !soft,
+                SoftwareAdapters::Only => soft,
+            };
+            let backend = self
+                .backends
+                .is_none_or(|b| b.contains(info.backend.into()));
+            let named = self
+                .name
+                .as_ref()
+                .is_none_or(|n| info.name.to_lowercase().contains(&n.to_lowercase()));
+            computes && allowed && backend && named
+        };
+        let seen: Vec<String> = adapters
+            .iter()
+            .map(|a| format!("{} ({})", a.get_info().name, a.get_info().backend))
+            .collect();
+        let mut best: Option<wgpu::Adapter> = None;
+        for adapter in adapters.into_iter().filter(fits) {
+            if best.as_ref().is_none_or(|b| rank(&adapter) > rank(b)) {
+                best = Some(adapter);
+            }
+        }
+        best.ok_or_else(|| {
+            let found = if seen.is_empty() { "none".to_string() } else { seen.join(", ") };
+            Error::NoAdapter(format!(
+                "asked for backend {:?}, name {:?}, software {:?}; found {found}. On Debian or Ubuntu, `apt-get \
+                 install libvulkan1 mesa-vulkan-drivers` gives a software adapter",
+                self.backends, self.name, software
+            ))
+        })
+    }
+}
+
+/// A device with its queue, memory pool and pipelines. Cheap to clone; all clones are one device.
+#[derive(Clone)]
+pub struct Context {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) caps: Capabilities,
+    pub(crate) pool: Pool,
+    pub(crate) bind_groups: Mutex<BindGroups>,
+    pub(crate) staging: Mutex<Vec<wgpu::Buffer>>,
+    pub(crate) scratch: Mutex<Vec<Option<Arc<Buffer>>>>,
+    checks: ShaderChecks,
+    kernels: Mutex<FxHashMap<Recipe, Arc<Kernel>>>,
+    lost: Arc<Mutex<Option<String>>>,
+    cache: Option<(wgpu::PipelineCache, PathBuf)>,
+    pub(crate) next_id: AtomicU64,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Context({})", self.inner.caps)
+    }
+}
+
+/// Locks, and goes on with the data if another thread panicked while holding it: every structure guarded
+/// here is consistent between statements.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Context {
+    /// The best adapter there is, or what the environment says (see [`ContextBuilder`]).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// A builder for choosing the adapter.
+    pub fn builder() -> ContextBuilder {
+        ContextBuilder::default()
+    }
+
+    /// The capabilities of every adapter that any backend has.
+    pub async fn adapters() -> Vec<Capabilities> {
+        adapters(wgpu::Backends::all())
+            .await
+            .iter()
+            .map(|a| capabilities(a, wanted_features(a), &a.limits()))
+            .collect()
+    }
+
+    async fn open(adapter: wgpu::Adapter, options: ContextBuilder) -> Result<Self> {
+        let mut features = wanted_features(&adapter);
+        if options.subgroups == Some(false) {
+            features.remove(wgpu::Features::SUBGROUP);
+        }
+        if options.params == Some(ParamsTier::Uniform) {
+            features.remove(wgpu::Features::IMMEDIATES);
+        }
+        let mut limits = adapter.limits();
+        if !features.contains(wgpu::Features::IMMEDIATES) {
+            limits.max_immediate_size = 0;
+        }
+        let experimental = if features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            // SAFETY: the experimental feature is used only by the cooperative-matrix shaders, which naga
+            // validates in the tests.
+            unsafe { wgpu::ExperimentalFeatures::enabled() }
+        } else {
+            wgpu::ExperimentalFeatures::disabled()
+        };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("flashwave"),
+            required_features: features,
+            required_limits: limits.clone(),
+            experimental_features: experimental,
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        };
+        let name = adapter.get_info().name;
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| Error::NoAdapter(format!("{name} refused a device: {e}")))?;
+        let lost = Arc::new(Mutex::new(None));
+        let slot = lost.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            *lock(&slot) = Some(format!("{reason:?}: {message}"));
+        });
+        // Errors are caught by scopes around every call; what slips past them must not abort the process.
+        device.on_uncaptured_error(Arc::new(|e| log::error!("uncaptured GPU error: {e}")));
+        let caps = capabilities(&adapter, features, &limits);
+        let cache = open_cache(&adapter, &device, features, options.cache);
+        let inner = Inner {
+            pool: Pool::new(&caps),
+            bind_groups: Mutex::default(),
+            staging: Mutex::default(),
+            scratch: Mutex::default(),
+            checks: options.checks.unwrap_or_default(),
+            kernels: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            device,
+            queue,
+            caps,
+            lost,
+            cache,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// What the device can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.inner.caps
+    }
+
+    /// Whether shaders check bounds.
+    pub fn checks(&self) -> ShaderChecks {
+        self.inner.checks
+    }
+
+    pub(crate) fn fresh_id(&self) -> u64 {
+        self.inner.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Fails with [`Error::DeviceLost`] once the device is gone.
+    pub fn alive(&self) -> Result<()> {
+        match &*lock(&self.inner.lost) {
+            Some(reason) => Err(Error::DeviceLost(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the device up, as when a driver resets: every later call answers [`Error::DeviceLost`].
+    pub fn destroy(&self) {
+        self.inner.device.destroy();
+        let mut lost = lock(&self.inner.lost);
+        lost.get_or_insert_with(|| "destroyed by the program".into());
+    }
+
+    /// Runs `body`, which calls the device, and returns the first error that the device reports for it.
+    pub(crate) fn scoped<T>(&self, body: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
+        self.alive()?;
+        let device = &self.inner.device;
+        let scopes = [
+            wgpu::ErrorFilter::Validation,
+            wgpu::ErrorFilter::OutOfMemory,
+            wgpu::ErrorFilter::Internal,
+        ]
+        .map(|filter| device.push_error_scope(filter));
+        let value = body(device);
+        // The scopes nest: popped innermost first. On native backends the answer is there at once; a browser
+        // gives it later, to the log.
+        let mut first = None;
+        for scope in scopes.into_iter().rev() {
+            #[cfg(not(target_arch = "wasm32"))]
+            let error = pollster::block_on(scope.pop());
+            #[cfg(target_arch = "wasm32")]
+            let error: Option<wgpu::Error> = {
+                drop(scope);
+                None
+            };
+            first = first.or(error);
+        }
+        self.alive()?;
+        match first {
+            None => Ok(value),
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                Err(Error::OutOfMemory("the device refused".into()))
+            }
+            Some(
+                wgpu::Error::Validation { description, .. }
+                | wgpu::Error::Internal { description, .. },
+            ) => Err(Error::Validation(description)),
+        }
+    }
+
+    /// The compiled pipeline of a recipe; compiled at the first call.
+    pub fn kernel(&self, recipe: &Recipe) -> Result<Arc<Kernel>> {
+        if let Some(kernel) = lock(&self.inner.kernels).get(recipe) {
+            return Ok(kernel.clone());
+        }
+        let started = web_time();
+        let cache = self.inner.cache.as_ref().map(|(cache, _)| cache);
+        let kernel = Arc::new(Kernel::compile(self, recipe, cache)?);
+        log::debug!("compiled {recipe} in {:?}", started.elapsed());
+        lock(&self.inner.kernels).insert(recipe.clone(), kernel.clone());
+        Ok(kernel)
+    }
+
+    /// Records dispatches into one pass and submits them. Nothing waits: reading a tensor does.
+    ///
+    /// If `body` fails, nothing of it is submitted.
+    pub fn record<T>(&self, body: impl FnOnce(&mut Pass<'_>) -> Result<T>) -> Result<T> {
+        Ok(Pass::record(self, Profile::Off, body)?.0)
+    }
+
+    /// As [`record`](Self::record), and waits for the GPU's time: for the whole pass, and with
+    /// [`Profile::EachLaunch`] for every dispatch. `None` where the device has no timestamps.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn profile<T>(
+        &self,
+        profile: Profile,
+        body: impl FnOnce(&mut Pass<'_>) -> Result<T>,
+    ) -> Result<(T, Option<crate::recorder::Times>)> {
+        let (value, pending) = Pass::record(self, profile, body)?;
+        Ok((value, pending.map(|p| p.read(self)).transpose()?))
+    }
+
+    /// Waits until everything submitted has run.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn wait(&self) -> Result<()> {
+        self.alive()?;
+        let poll = self.inner.device.poll(wgpu::PollType::Wait {
+            submission_index: None,
+            timeout: Some(Duration::from_secs(600)),
+        });
+        self.alive()?;
+        poll.map(|_| ())
+            .map_err(|e| Error::DeviceLost(format!("waiting: {e}")))
+    }
+
+    /// Frees pooled buffers and what refers to them.
+    pub fn trim(&self) {
+        lock(&self.inner.bind_groups).clear();
+        lock(&self.inner.scratch).clear();
+        self.inner.pool.clear();
+        lock(&self.inner.staging).clear();
+    }
+
+    /// Bytes of device memory held by tensors and by the pool.
+    pub fn memory_bytes(&self) -> u64 {
+        self.inner.pool.bytes_alive()
+    }
+
+    /// Buffers made on the device since the context was opened: a decode step makes none.
+    pub fn buffers_created(&self) -> u64 {
+        self.inner.pool.created()
+    }
+
+    /// Writes the pipeline cache to its folder; also done when the last clone is dropped.
+    pub fn save_pipeline_cache(&self) -> Result<()> {
+        self.inner.save_cache()
+    }
+}
+
+impl Inner {
+    fn save_cache(&self) -> Result<()> {
+        let Some((cache, path)) = &self.cache else {
+            return Ok(());
+        };
+        let Some(data) = cache.get_data() else {
+            return Ok(());
+        };
+        // Written beside and renamed, so that a reader never sees half a file.
+        let partial = path.with_extension("partial");
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        }
+        std::fs::write(&partial, data).map_err(|e| Error::io(&partial, e))?;
+        std::fs::rename(&partial, path).map_err(|e| Error::io(path, e))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.save_cache() {
+            log::warn!("pipeline cache: {error}");
+        }
+    }
+}
+
+async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
+    if backends.is_empty() {
+        return Vec::new();
+    }
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    // Validation layers are for debugging drivers; wgpu's own validation is always on.
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    wgpu::Instance::new(descriptor)
+        .enumerate_adapters(backends)
+        .await
+}
+
+fn open_cache(
+    adapter: &wgpu::Adapter,
+    device: &wgpu::Device,
+    features: wgpu::Features,
+    folder: Option<PathBuf>,
+) -> Option<(wgpu::PipelineCache, PathBuf)> {
+    let folder = folder.filter(|f| !f.as_os_str().is_empty())?;
+    if !features.contains(wgpu::Features::PIPELINE_CACHE) {
+        return None;
+    }
+    let path = folder.join(wgpu::util::pipeline_cache_key(&adapter.get_info())?);
+    let data = std::fs::read(&path).ok();
+    // SAFETY: the data was written by `save_cache` for this adapter and driver; `fallback` starts an empty
+    // cache if the driver does not take it.
+    let cache = unsafe {
+        device.create_pipeline_cache(&wgpu::PipelineCacheDescriptor {
+            label: Some("flashwave"),
+            data: data.as_deref(),
+            fallback: true,
+        })
+    };
+    Some((cache, path))
+}
+
+fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    adapter.features()
+        & (wgpu::Features::IMMEDIATES
+            | wgpu::Features::SUBGROUP
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
+            | wgpu::Features::PIPELINE_CACHE
+            | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+}
+
+fn device_class(device_type: wgpu::DeviceType) -> DeviceClass {
+    match device_type {
+        wgpu::DeviceType::DiscreteGpu => DeviceClass::Discrete,
+        wgpu::DeviceType::IntegratedGpu => DeviceClass::Integrated,
+        wgpu::DeviceType::VirtualGpu => DeviceClass::Virtual,
+        wgpu::DeviceType::Cpu => DeviceClass::Software,
+        wgpu::DeviceType::Other => DeviceClass::Other,
+    }
+}
+
+fn capabilities(
+    adapter: &wgpu::Adapter,
+    features: wgpu::Features,
+    limits: &wgpu::Limits,
+) -> Capabilities {
+    let info = adapter.get_info();
+    let has = |f| features.contains(f);
+    let half = wgpu::CooperativeScalarType::F16;
+    let cooperative = if has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+        let shapes = adapter.cooperative_matrix_properties();
+        let float = |t| {
+            matches!(
+                t,
+                wgpu::CooperativeScalarType::F16 | wgpu::CooperativeScalarType::F32
+            )
+        };
+        let shapes = shapes
+            .into_iter()
+            .filter(|p| float(p.ab_type) && float(p.cr_type));
+        shapes
+            .map(|p| CooperativeShape {
+                m: p.m_size,
+                n: p.n_size,
+                k: p.k_size,
+                f16_inputs: p.ab_type == half,
+                f32_accumulator: p.cr_type != half,
+            })
+            .collect()
+    } else {
+        Vec::new()
+    };
+    Capabilities {
+        backend: info.backend.to_string(),
+        driver: format!("{} {}", info.driver, info.driver_info)
+            .trim()
+            .to_string(),
+        class: device_class(info.device_type),
+        subgroups: has(wgpu::Features::SUBGROUP).then_some(SubgroupSizes {
+            min: info.subgroup_min_size,
+            max: info.subgroup_max_size,
+        }),
+        shader_f16: has(wgpu::Features::SHADER_F16),
+        immediate_bytes: if has(wgpu::Features::IMMEDIATES) {
+            limits.max_immediate_size
+        } else {
+            0
+        },
+        timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
+        timestamps_in_pass: has(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
+        pipeline_cache: has(wgpu::Features::PIPELINE_CACHE),
+        cooperative,
+        binding_bytes: limits.max_storage_buffer_binding_size & !15,
+        buffer_bytes: limits.max_buffer_size & !15,
+        storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        invocations: limits
+            .max_compute_invocations_per_workgroup
+            .min(limits.max_compute_workgroup_size_x),
+        workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        workgroups: limits.max_compute_workgroups_per_dimension,
+        uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+        name: info.name,
+    }
+}
+
+/// Waits for a mapping's answer: natively by polling the device, in a browser by yielding to it.
+pub(crate) async fn mapped(ctx: &Context, answer: oneshot::Receiver<Mapped>) -> Result<()> {
+    #[cfg(not(target_arch = "wasm32"))]
+    ctx.wait()?;
+    let answer = answer
+        .await
+        .map_err(|_| Error::DeviceLost("a read-back was dropped".into()))?;
+    ctx.alive()?;
+    answer.map_err(|e| Error::DeviceLost(format!("read-back: {e}")))
+}
+
+/// What `map_async` answers.
+pub(crate) type Mapped = Result<(), wgpu::BufferAsyncError>;
+
+/// A clock that exists in browsers too would go here; natively it is the standard one.
+fn web_time() -> std::time::Instant {
+    std::time::Instant::now()
+}

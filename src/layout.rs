@@ -1,0 +1,349 @@
+//! Where a tensor's elements lie: shape, strides and offset, without the memory. Planners read it.
+
+use std::fmt;
+use std::ops::Range;
+
+use arrayvec::ArrayVec;
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+/// Most dimensions a tensor can have.
+pub const MAX_RANK: usize = 6;
+
+/// Sizes of the dimensions, or distances along them, outermost first.
+pub type Dims = ArrayVec<usize, MAX_RANK>;
+
+/// Element type, shape, strides and offset of a tensor, all in elements.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Layout {
+    dtype: DType,
+    shape: Dims,
+    strides: Dims,
+    offset: usize,
+}
+
+/// A layout seen as a matrix: `rows` rows of `cols` adjacent elements, `stride` elements from row to row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// Number of rows: the product of all dimensions but the last.
+    pub rows: usize,
+    /// Size of the last dimension.
+    pub cols: usize,
+    /// Distance between rows.
+    pub stride: usize,
+    /// Where the first row starts.
+    pub offset: usize,
+}
+
+impl Rows {
+    /// Whether every row starts at, and holds, a multiple of `n` elements.
+    pub fn multiple_of(&self, n: usize) -> bool {
+        [self.cols, self.offset].iter().all(|v| v.is_multiple_of(n))
+            && (self.rows == 1 || self.stride.is_multiple_of(n))
+    }
+}
+
+impl Layout {
+    /// Row-major without gaps. Errors if a dimension is zero, if there are more than [`MAX_RANK`], or 2^32
+    /// elements or more.
+    pub fn contiguous(dtype: DType, shape: impl AsRef<[usize]>) -> Result<Self> {
+        let shape = shape.as_ref();
+        if shape.len() > MAX_RANK || shape.contains(&0) {
+            return Err(Error::argument(
+                "shape",
+                format!("{shape:?}"),
+                format!("at most {MAX_RANK} dimensions, none of them zero"),
+            ));
+        }
+        let len = shape
+            .iter()
+            .try_fold(1u32, |n, &d| n.checked_mul(u32::try_from(d).ok()?));
+        if len.is_none() {
+            return Err(Error::argument(
+                "shape",
+                format!("{shape:?}"),
+                "fewer than 2^32 elements",
+            ));
+        }
+        Ok(Self {
+            dtype,
+            shape: shape.iter().copied().collect(),
+            strides: row_major(shape),
+            offset: 0,
+        })
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Sizes of the dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Distance in elements between neighbours along each dimension.
+    pub fn strides(&self) -> &[usize] {
+        &self.strides
+    }
+
+    /// Where the first element is in the memory, in elements.
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Number of elements; never zero.
+    #[expect(clippy::len_without_is_empty, reason = "a tensor is never empty")]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Bytes of the elements.
+    pub fn bytes(&self) -> u64 {
+        self.len() as u64 * self.dtype.size() as u64
+    }
+
+    /// Whether the elements lie in row-major order without gaps.
+    pub fn is_contiguous(&self) -> bool {
+        // The stride of a dimension of one element is never used.
+        let expected = row_major(&self.shape);
+        (0..self.rank()).all(|d| self.shape[d] == 1 || self.strides[d] == expected[d])
+    }
+
+    /// The part with indices `range` along dimension `dim`.
+    pub fn narrow(&self, dim: usize, range: Range<usize>) -> Result<Self> {
+        let Some(&size) = self.shape.get(dim) else {
+            return Err(Error::argument(
+                "dim",
+                dim,
+                format!("less than the tensor's rank {}", self.rank()),
+            ));
+        };
+        if range.start >= range.end || range.end > size {
+            let allowed = format!("a part of 0..{size}, not empty");
+            return Err(Error::argument("range", format!("{range:?}"), allowed));
+        }
+        let mut part = self.clone();
+        part.shape[dim] = range.len();
+        part.offset += range.start * self.strides[dim];
+        Ok(part)
+    }
+
+    /// Another shape over the same elements, which must be contiguous.
+    pub fn reshape(&self, shape: impl AsRef<[usize]>) -> Result<Self> {
+        let mut reshaped = Self::contiguous(self.dtype, shape)?;
+        if !self.is_contiguous() || reshaped.len() != self.len() {
+            return Err(Error::argument(
+                "shape",
+                format!("{:?} of {self:?}", reshaped.shape()),
+                format!("{} elements of a contiguous tensor", self.len()),
+            ));
+        }
+        reshaped.offset = self.offset;
+        Ok(reshaped)
+    }
+
+    /// Splits the last dimension, `heads * head_dim` wide, in two.
+    pub fn split_heads(&self, heads: usize) -> Result<Self> {
+        let Some(dim) = self
+            .rank()
+            .checked_sub(1)
+            .filter(|_| self.rank() < MAX_RANK)
+        else {
+            return Err(Error::argument(
+                "tensor",
+                format!("{self:?}"),
+                format!("1 to {} dimensions", MAX_RANK - 1),
+            ));
+        };
+        let (last, stride) = (self.shape[dim], self.strides[dim]);
+        if heads == 0 || !last.is_multiple_of(heads) {
+            return Err(Error::argument(
+                "heads",
+                heads,
+                format!("a divisor of the last dimension, {last}"),
+            ));
+        }
+        let mut split = self.clone();
+        split.shape[dim] = heads;
+        split.strides[dim] = stride * (last / heads);
+        split.shape.push(last / heads);
+        split.strides.push(stride);
+        Ok(split)
+    }
+
+    /// Exchanges two dimensions.
+    pub fn transpose(&self, a: usize, b: usize) -> Result<Self> {
+        if a.max(b) >= self.rank() {
+            return Err(Error::argument(
+                "dim",
+                a.max(b),
+                format!("less than the tensor's rank {}", self.rank()),
+            ));
+        }
+        let mut turned = self.clone();
+        turned.shape.swap(a, b);
+        turned.strides.swap(a, b);
+        Ok(turned)
+    }
+
+    /// The layout as a matrix of its last dimension, whose elements must be adjacent, with the leading
+    /// dimensions merged, which must be evenly spaced. `name` is what an error calls the tensor.
+    pub fn as_rows(&self, name: &str) -> Result<Rows> {
+        let allowed = "adjacent elements in the last dimension, evenly spaced rows";
+        let unfit = || Error::argument(name, format!("{self:?}"), allowed);
+        let Some((&cols, leading)) = self.shape.split_last() else {
+            return Ok(Rows {
+                rows: 1,
+                cols: 1,
+                stride: 1,
+                offset: self.offset,
+            });
+        };
+        if cols > 1 && self.strides[leading.len()] != 1 {
+            return Err(unfit());
+        }
+        // Merge from the innermost leading dimension outwards.
+        let (mut rows, mut stride) = (1, cols);
+        for (&size, &step) in leading.iter().zip(&self.strides).rev() {
+            if size == 1 {
+                continue;
+            }
+            if rows == 1 {
+                stride = step;
+            } else if step != rows * stride {
+                return Err(unfit());
+            }
+            rows *= size;
+        }
+        Ok(Rows {
+            rows,
+            cols,
+            stride,
+            offset: self.offset,
+        })
+    }
+
+    /// Errors unless the element type is f32, f16 or bf16.
+    pub fn require_float(&self, name: &str) -> Result<()> {
+        if self.dtype.is_float() {
+            return Ok(());
+        }
+        Err(Error::argument(name, self.dtype, "f32, f16 or bf16"))
+    }
+
+    /// Errors unless the element type is `dtype`.
+    pub fn require_dtype(&self, name: &str, dtype: DType) -> Result<()> {
+        if self.dtype == dtype {
+            return Ok(());
+        }
+        Err(Error::argument(name, self.dtype, dtype.name()))
+    }
+
+    /// Errors unless the shape is `shape`.
+    pub fn require_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        if self.shape() == shape {
+            return Ok(());
+        }
+        Err(Error::argument(
+            name,
+            format!("shape {:?}", self.shape()),
+            format!("{shape:?}"),
+        ))
+    }
+}
+
+impl fmt::Debug for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.dtype, self.shape.as_slice())?;
+        if !self.is_contiguous() {
+            write!(f, " strides {:?}", self.strides.as_slice())?;
+        }
+        Ok(())
+    }
+}
+
+fn row_major(shape: &[usize]) -> Dims {
+    let mut strides: Dims = shape.iter().map(|_| 1).collect();
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i];
+    }
+    strides
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(shape: &[usize]) -> Layout {
+        Layout::contiguous(DType::F32, shape).unwrap()
+    }
+
+    #[test]
+    fn rows_merge_leading_dimensions_where_they_are_even() {
+        let x = layout(&[2, 3, 8]);
+        assert_eq!(
+            x.as_rows("x").unwrap(),
+            Rows {
+                rows: 6,
+                cols: 8,
+                stride: 8,
+                offset: 0
+            }
+        );
+        let part = x.narrow(2, 2..6).unwrap();
+        assert_eq!(
+            part.as_rows("x").unwrap(),
+            Rows {
+                rows: 6,
+                cols: 4,
+                stride: 8,
+                offset: 2
+            }
+        );
+        let gap = x.narrow(1, 0..2).unwrap();
+        assert!(
+            gap.as_rows("x")
+                .unwrap_err()
+                .to_string()
+                .starts_with("x: f32 [2, 2, 8] strides")
+        );
+        assert!(x.transpose(1, 2).unwrap().as_rows("x").is_err());
+    }
+
+    #[test]
+    fn views_keep_their_place() {
+        let qkv = layout(&[5, 96]);
+        let k = qkv.narrow(1, 64..80).unwrap().split_heads(2).unwrap();
+        assert_eq!(
+            (k.shape(), k.strides(), k.offset()),
+            (&[5, 2, 8][..], &[96, 8, 1][..], 64)
+        );
+        assert!(!k.is_contiguous() && qkv.rows(2).is_contiguous());
+        assert!(
+            qkv.split_heads(7).is_err()
+                && qkv.narrow(1, 3..3).is_err()
+                && qkv.narrow(2, 0..1).is_err()
+        );
+    }
+
+    #[test]
+    fn shapes_out_of_bounds_are_refused() {
+        for shape in [&[0][..], &[1; 7], &[65536, 65536], &[usize::MAX, 2]] {
+            assert!(Layout::contiguous(DType::F16, shape).is_err(), "{shape:?}");
+        }
+    }
+
+    impl Layout {
+        fn rows(&self, n: usize) -> Self {
+            self.narrow(0, 0..n).unwrap()
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! A planned dispatch as data: which shader variant, over which grid, with which parameters.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use arrayvec::ArrayVec;
+use bytemuck::Pod;
+
+use crate::capabilities::{Capabilities, ReduceTier};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+/// Parameters of one dispatch are at most this many bytes (the immediates every Vulkan device has).
+pub const MAX_PARAM_BYTES: usize = 128;
+
+/// The value of a variant's constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Constant {
+    /// A tile size, a vector width, a flag.
+    Int(u32),
+    /// One of an enumeration: an element type, an activation, a mask.
+    Name(&'static str),
+}
+
+impl fmt::Display for Constant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Int(i) => write!(f, "{i}"),
+            Self::Name(n) => f.write_str(n),
+        }
+    }
+}
+
+impl From<u32> for Constant {
+    fn from(value: u32) -> Self {
+        Self::Int(value)
+    }
+}
+
+impl From<&'static str> for Constant {
+    fn from(value: &'static str) -> Self {
+        Self::Name(value)
+    }
+}
+
+impl From<DType> for Constant {
+    fn from(value: DType) -> Self {
+        Self::Name(value.name())
+    }
+}
+
+impl From<ReduceTier> for Constant {
+    fn from(value: ReduceTier) -> Self {
+        Self::Name(match value {
+            ReduceTier::Subgroup => "subgroup",
+            ReduceTier::Workgroup => "workgroup",
+        })
+    }
+}
+
+/// A kernel variant: a shader file and the constants that it is linked with. The key of the pipeline
+/// cache, the log line, a benchmark's label and the autotuner's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    shader: &'static str,
+    constants: ArrayVec<(&'static str, Constant), 20>,
+}
+
+impl Recipe {
+    /// A variant of `shaders/<shader>.wgsl`.
+    pub fn new(shader: &'static str) -> Self {
+        Self {
+            shader,
+            constants: ArrayVec::new(),
+        }
+    }
+
+    /// With the template constant `name` set.
+    ///
+    /// # Panics
+    /// If a planner sets more than 20 constants: a defect of this library, caught by its tests.
+    pub fn with(mut self, name: &'static str, value: impl Into<Constant>) -> Self {
+        self.constants.push((name, value.into()));
+        self
+    }
+
+    /// The shader's path below `shaders/`, without its extension.
+    pub fn shader(&self) -> &'static str {
+        self.shader
+    }
+
+    /// The constants in the order they were set.
+    pub fn constants(&self) -> &[(&'static str, Constant)] {
+        &self.constants
+    }
+}
+
+impl Hash for Recipe {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Names are the same for every recipe of a shader in practice: hashing values suffices, Eq decides.
+        self.shader.hash(state);
+        for (_, value) in &self.constants {
+            value.hash(state);
+        }
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.shader)?;
+        for (name, value) in &self.constants {
+            match value {
+                Constant::Int(i) => write!(f, " {name}={i}")?,
+                Constant::Name(n) => write!(f, " {name}={n}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of a shader's `Params` struct.
+#[derive(Clone, Copy)]
+pub struct Params {
+    bytes: [u8; MAX_PARAM_BYTES],
+    len: u8,
+}
+
+impl Params {
+    /// The bytes of a `repr(C)` struct that mirrors the shader's `Params` field by field (a test compares
+    /// the sizes over every variant).
+    pub fn new<T: Pod>(value: &T) -> Self {
+        const { assert!(size_of::<T>() <= MAX_PARAM_BYTES && size_of::<T>() % 4 == 0) };
+        let mut bytes = [0; MAX_PARAM_BYTES];
+        let source = bytemuck::bytes_of(value);
+        bytes[..source.len()].copy_from_slice(source);
+        Self {
+            bytes,
+            len: source.len() as u8,
+        }
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len as usize]
+    }
+}
+
+impl fmt::Debug for Params {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Params({} bytes)", self.len)
+    }
+}
+
+/// One dispatch, planned.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The variant.
+    pub recipe: Recipe,
+    /// Workgroups in x, y and z.
+    pub grid: [u32; 3],
+    /// Parameters.
+    pub params: Params,
+}
+
+impl Launch {
+    /// A dispatch of `grid` workgroups. Errors if the grid is over the device's limit.
+    pub fn new<T: Pod>(
+        caps: &Capabilities,
+        recipe: Recipe,
+        grid: [usize; 3],
+        params: &T,
+    ) -> Result<Self> {
+        if let Some(over) = grid.iter().find(|&&n| n > caps.workgroups as usize) {
+            return Err(Error::argument(
+                "grid",
+                format!("{over} workgroups along one dimension for {recipe}"),
+                format!("at most {}", caps.workgroups),
+            ));
+        }
+        Ok(Self {
+            recipe,
+            grid: grid.map(|n| n as u32),
+            params: Params::new(params),
+        })
+    }
+}
+
+/// Spreads `count` workgroups over two dimensions where one does not suffice. The kernel numbers them
+/// `workgroup_id.y * num_workgroups.x + workgroup_id.x` and ignores those at `count` and beyond.
+pub fn linear_grid(caps: &Capabilities, count: usize) -> [usize; 3] {
+    let limit = caps.workgroups as usize;
+    if count <= limit {
+        return [count, 1, 1];
+    }
+    let rows = count.div_ceil(limit);
+    [count.div_ceil(rows), rows, 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipe_prints_as_its_label() {
+        let recipe = Recipe::new("norm/rms_norm")
+            .with("X", DType::F16)
+            .with("WG", 256);
+        assert_eq!(recipe.to_string(), "norm/rms_norm X=f16 WG=256");
+    }
+
+    #[test]
+    fn linear_grids_cover_and_stay_within_limits() {
+        let caps = Capabilities::webgpu_default();
+        for count in [1, 2, 65535, 65536, 65537, 1 << 20, 123_456_789] {
+            let [x, y, z] = linear_grid(&caps, count);
+            assert!(x * y * z >= count && x <= 65535 && y <= 65535);
+            assert!(x * y * z - count < x, "less than one row to spare");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! CPU references: naive formulas, generic over the arithmetic.
+//!
+//! At f64 a function here is the oracle (`exact`); at f32 it is naive arithmetic of the kernels' own precision,
+//! which sets the error that a kernel is allowed (twice that of naive arithmetic). Written to be read: no
+//! tiling, no reordering.
+
+pub mod elementwise;
+
+use num_traits::Float;
+
+/// f32 or f64, with what [`Float`] lacks.
+pub trait Real: Float + Send + Sync + std::iter::Sum + std::fmt::Debug + 'static {
+    /// One minus the error function, without cancellation.
+    fn erfc(self) -> Self;
+    /// From f64, rounding.
+    fn of(x: f64) -> Self;
+    /// To f64.
+    fn to(self) -> f64;
+}
+
+impl Real for f32 {
+    fn erfc(self) -> Self {
+        libm::erfcf(self)
+    }
+    fn of(x: f64) -> Self {
+        x as f32
+    }
+    fn to(self) -> f64 {
+        self.into()
+    }
+}
+
+impl Real for f64 {
+    fn erfc(self) -> Self {
+        libm::erfc(self)
+    }
+    fn of(x: f64) -> Self {
+        x
+    }
+    fn to(self) -> f64 {
+        self
+    }
+}

@@ -133,14 +133,13 @@ fn cargo(subcommand: &str) -> Command {
 
 /// Shows a command, runs it to its end, and fails as it does.
 fn finish(command: &mut Command) -> Result<()> {
-    let line = [command.get_program()]
-        .into_iter()
-        .chain(command.get_args());
-    let line = line
-        .map(|word| word.to_string_lossy())
-        .map(|word| quoted(&word))
-        .collect::<Vec<_>>()
-        .join(" ");
+    // By its name, as a person types it: the path is long and says nothing.
+    let name = Path::new(command.get_program())
+        .file_stem()
+        .unwrap_or_default();
+    let words = std::iter::once(name).chain(command.get_args());
+    let line: Vec<String> = words.map(|word| quoted(&word.to_string_lossy())).collect();
+    let line = line.join(" ");
     eprintln!("+ {line}");
     let status = command
         .status()

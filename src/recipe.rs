@@ -129,7 +129,7 @@ impl Params {
     /// The bytes of a `repr(C)` struct that mirrors the shader's `Params` field by field (a test compares
     /// the sizes over every variant).
     pub fn new<T: Pod>(value: &T) -> Self {
-        const { assert!(size_of::<T>() <= MAX_PARAM_BYTES && size_of::<T>() % 4 == 0) };
+        const { assert!(size_of::<T>() <= MAX_PARAM_BYTES && size_of::<T>().is_multiple_of(4)) };
         let mut bytes = [0; MAX_PARAM_BYTES];
         let source = bytemuck::bytes_of(value);
         bytes[..source.len()].copy_from_slice(source);

@@ -27,8 +27,10 @@ pub struct Case {
     pub group: String,
     /// Shape and types.
     pub name: String,
-    run: Box<dyn Fn(&Context) -> Result<Outcome, Failure> + Send + Sync>,
+    run: Box<Run>,
 }
+
+type Run = dyn Fn(&Context) -> Result<Outcome, Failure> + Send + Sync;
 
 impl Case {
     /// A case; `run` gets the context to run on.

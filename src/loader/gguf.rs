@@ -3,45 +3,18 @@
 //! is bounded by what the file holds (the crates looked at, candle's and gguf-rs, allocate by the counts that
 //! the header claims), and a wrong byte is reported with its position.
 //!
-//! Tensors of the `llama` architecture keep their RoPE channels in interleaved pairs; they are given Hugging
-//! Face's names but not its channel order, which [`RopeLayout::Interleaved`] tells.
+//! This file is the container; what a Llama puts into it is `gguf_llama.rs`.
 
 use std::collections::BTreeMap;
-use std::f64::consts::TAU;
 use std::fmt::Display;
 
+use super::Entry;
 use super::source::{Blob, Reader};
-use super::spm::{Kind, Piece, SpacePrefix, SpecialsInText};
-use super::tensor::{Stored, StoredTensor};
-use super::tokenizer::Tokenizer;
-use super::{Entry, Parsed};
-use crate::error::{Error, Result};
-use crate::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
-use crate::model::LlamaConfig;
+use super::tensor::Stored;
+use crate::error::Result;
 
 /// First bytes of every GGUF file.
 pub(super) const MAGIC: &[u8] = b"GGUF";
-
-pub(super) fn load(blob: Blob, tokenizer: Option<Blob>) -> Result<Parsed> {
-    let (meta, mut tensors) = parse(&blob)?;
-    let mut config = meta.config(&tensors)?;
-    if let Some(entry) = tensors.remove("rope_freqs.weight") {
-        config.rope.scaling = scaling_of_factors(&blob, &entry, &config.rope)?;
-    }
-    super::check_config(&config).map_err(|message| blob.error(message))?;
-    let tokenizer = match tokenizer {
-        Some(blob) => Some(Tokenizer::parse(&blob, config.vocab_size)?),
-        None => meta.tokenizer(&config)?,
-    };
-    drop(meta);
-    Ok(Parsed {
-        path: blob.path.clone(),
-        config,
-        tensors,
-        files: vec![blob],
-        tokenizer,
-    })
-}
 
 /// A metadata value; arrays are walked, and read when asked for.
 enum Value<'a> {
@@ -59,8 +32,8 @@ enum Value<'a> {
 
 /// The reader and the version, on which the width of lengths depends.
 #[derive(Clone)]
-struct Cursor<'a> {
-    reader: Reader<'a>,
+pub(super) struct Cursor<'a> {
+    pub reader: Reader<'a>,
     version: u32,
 }
 
@@ -74,7 +47,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn str(&mut self, what: &str) -> Result<&'a str> {
+    pub fn str(&mut self, what: &str) -> Result<&'a str> {
         let length = self.length(what)?;
         self.reader.str(length, what)
     }
@@ -149,13 +122,16 @@ impl<'a> Cursor<'a> {
 }
 
 /// The metadata of a file.
-struct Meta<'a> {
-    blob: &'a Blob,
+pub(super) struct Meta<'a> {
+    pub blob: &'a Blob,
     values: BTreeMap<&'a str, Value<'a>>,
 }
 
-/// Reads the header: metadata, and where each tensor lies under its Hugging Face name.
-fn parse(blob: &Blob) -> Result<(Meta<'_>, BTreeMap<String, Entry>)> {
+/// Reads the header: metadata, and where each tensor lies, under the name that `rename` gives it.
+pub(super) fn parse(
+    blob: &Blob,
+    rename: fn(&str) -> String,
+) -> Result<(Meta<'_>, BTreeMap<String, Entry>)> {
     let mut cursor = Cursor {
         reader: blob.reader(),
         version: 0,
@@ -187,7 +163,7 @@ fn parse(blob: &Blob) -> Result<(Meta<'_>, BTreeMap<String, Entry>)> {
     for _ in 0..tensor_count {
         let start = cursor.reader.clone();
         let (name, entry) = tensor(&mut cursor)?;
-        if tensors.insert(hugging_face_name(name), entry).is_some() {
+        if tensors.insert(rename(name), entry).is_some() {
             return Err(start.error(format_args!("the tensor {name} comes twice")));
         }
     }
@@ -264,7 +240,7 @@ fn place(
 ) -> Result<()> {
     for (name, entry) in tensors.iter_mut() {
         let range = entry.range.clone();
-        if range.start as u64 % alignment != 0 {
+        if !(range.start as u64).is_multiple_of(alignment) {
             return Err(blob.error(format!(
                 "tensor {name} is at offset {}, not a multiple of the alignment {alignment}",
                 range.start
@@ -294,40 +270,12 @@ fn place(
     Ok(())
 }
 
-/// The Hugging Face name of a `llama` tensor; a name that has none is kept, and refused later.
-fn hugging_face_name(name: &str) -> String {
-    let renamed = match name {
-        "token_embd.weight" => Some("model.embed_tokens.weight".to_owned()),
-        "output_norm.weight" => Some("model.norm.weight".to_owned()),
-        "output.weight" => Some("lm_head.weight".to_owned()),
-        _ => name
-            .strip_prefix("blk.")
-            .and_then(|rest| rest.split_once('.'))
-            .and_then(|(layer, part)| {
-                let part = match part.strip_suffix(".weight")? {
-                    "attn_norm" => "input_layernorm",
-                    "attn_q" => "self_attn.q_proj",
-                    "attn_k" => "self_attn.k_proj",
-                    "attn_v" => "self_attn.v_proj",
-                    "attn_output" => "self_attn.o_proj",
-                    "ffn_norm" => "post_attention_layernorm",
-                    "ffn_gate" => "mlp.gate_proj",
-                    "ffn_up" => "mlp.up_proj",
-                    "ffn_down" => "mlp.down_proj",
-                    _ => return None,
-                };
-                Some(format!("model.layers.{layer}.{part}.weight"))
-            }),
-    };
-    renamed.unwrap_or_else(|| name.to_owned())
-}
-
 impl<'a> Meta<'a> {
-    fn wrong<T>(&self, key: &str, expected: &str) -> Result<T> {
+    pub fn wrong<T>(&self, key: &str, expected: &str) -> Result<T> {
         Err(self.blob.error(format!("metadata {key} is not {expected}")))
     }
 
-    fn unsigned(&self, key: &str) -> Result<Option<u64>> {
+    pub fn unsigned(&self, key: &str) -> Result<Option<u64>> {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::Unsigned(value)) => Ok(Some(*value)),
@@ -336,19 +284,19 @@ impl<'a> Meta<'a> {
         }
     }
 
-    fn size(&self, key: &str) -> Result<Option<usize>> {
+    pub fn size(&self, key: &str) -> Result<Option<usize>> {
         let size = self.unsigned(key)?.map(usize::try_from).transpose();
         size.or_else(|_| self.wrong(key, "within the address space"))
     }
 
-    fn id(&self, key: &str) -> Result<Option<u32>> {
+    pub fn id(&self, key: &str) -> Result<Option<u32>> {
         self.unsigned(key)?
             .map(u32::try_from)
             .transpose()
             .or_else(|_| self.wrong(key, "a token id"))
     }
 
-    fn float(&self, key: &str) -> Result<Option<f64>> {
+    pub fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::Float(value)) => Ok(Some(*value)),
@@ -356,7 +304,7 @@ impl<'a> Meta<'a> {
         }
     }
 
-    fn bool(&self, key: &str) -> Result<Option<bool>> {
+    pub fn bool(&self, key: &str) -> Result<Option<bool>> {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::Bool(value)) => Ok(Some(*value)),
@@ -364,7 +312,7 @@ impl<'a> Meta<'a> {
         }
     }
 
-    fn str(&self, key: &str) -> Result<Option<&'a str>> {
+    pub fn str(&self, key: &str) -> Result<Option<&'a str>> {
         match self.values.get(key) {
             None => Ok(None),
             Some(Value::Str(value)) => Ok(Some(value)),
@@ -373,7 +321,7 @@ impl<'a> Meta<'a> {
     }
 
     /// An array of one of these element types. Its bytes have been walked, so its count is honest.
-    fn array<T>(
+    pub fn array<T>(
         &self,
         key: &str,
         kinds: &[u32],
@@ -392,214 +340,7 @@ impl<'a> Meta<'a> {
         }
     }
 
-    fn need<T>(&self, key: &str, value: Option<T>) -> Result<T> {
+    pub fn need<T>(&self, key: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| self.blob.error(format!("metadata {key} is missing")))
-    }
-
-    fn config(&self, tensors: &BTreeMap<String, Entry>) -> Result<LlamaConfig> {
-        let architecture = self.need("general.architecture", self.str("general.architecture")?)?;
-        if architecture != "llama" {
-            return Err(self.blob.error(format!(
-                "general.architecture is '{architecture}'; allowed: llama"
-            )));
-        }
-        let size = |key: &str| self.need(key, self.size(key)?);
-        if let Some(experts) = self.unsigned("llama.expert_count")?.filter(|&n| n > 0) {
-            return Err(self
-                .blob
-                .error(format!("llama.expert_count is {experts}; allowed: none")));
-        }
-        let hidden_size = size("llama.embedding_length")?;
-        let heads = size("llama.attention.head_count")?;
-        let head_dim = match self.size("llama.attention.key_length")? {
-            Some(dim) => dim,
-            None => super::whole_heads(hidden_size, heads)
-                .map_err(|message| self.blob.error(message))?,
-        };
-        if let Some(value) = self
-            .size("llama.attention.value_length")?
-            .filter(|&v| v != head_dim)
-        {
-            return Err(self.blob.error(format!(
-                "llama.attention.value_length is {value}; allowed: the key length, {head_dim}"
-            )));
-        }
-        let max_positions = size("llama.context_length")?;
-        let embedding = tensors.get("model.embed_tokens.weight");
-        let rows = embedding.and_then(|entry| entry.shape.first().copied());
-        let eps = "llama.attention.layer_norm_rms_epsilon";
-        let starts = self.bool("tokenizer.ggml.add_bos_token")? != Some(false);
-        let ends = ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"];
-        let mut eos_token_ids = Vec::new();
-        for id in ends.map(|key| self.id(key)) {
-            eos_token_ids.extend(id?.filter(|id| !eos_token_ids.contains(id)));
-        }
-        Ok(LlamaConfig {
-            vocab_size: self.need("llama.vocab_size", self.size("llama.vocab_size")?.or(rows))?,
-            hidden_size,
-            intermediate_size: size("llama.feed_forward_length")?,
-            layers: size("llama.block_count")?,
-            heads,
-            kv_heads: self.size("llama.attention.head_count_kv")?.unwrap_or(heads),
-            head_dim,
-            max_positions,
-            norm_eps: self.need(eps, self.float(eps)?)? as f32,
-            rope: RopeConfig {
-                theta: self.float("llama.rope.freq_base")?.unwrap_or(10000.0),
-                dims: self.size("llama.rope.dimension_count")?.unwrap_or(head_dim),
-                layout: RopeLayout::Interleaved,
-                scaling: self.scaling(max_positions)?,
-            },
-            tie_word_embeddings: !tensors.contains_key("lm_head.weight"),
-            bos_token_id: self.id("tokenizer.ggml.bos_token_id")?.filter(|_| starts),
-            eos_token_ids,
-        })
-    }
-
-    fn scaling(&self, max_positions: usize) -> Result<RopeScaling> {
-        let old = self.float("llama.rope.scale_linear")?;
-        let factor = self
-            .float("llama.rope.scaling.factor")?
-            .or(old)
-            .unwrap_or(1.0);
-        let default = if old.is_some() { "linear" } else { "none" };
-        Ok(
-            match self.str("llama.rope.scaling.type")?.unwrap_or(default) {
-                "none" => RopeScaling::None,
-                "linear" => RopeScaling::Linear { factor },
-                "yarn" => {
-                    let original = self.size("llama.rope.scaling.original_context_length")?;
-                    // llama.cpp multiplies the paper's factor by its own.
-                    let attention = self.float("llama.rope.scaling.attn_factor")?;
-                    RopeScaling::Yarn {
-                        factor,
-                        original_max_positions: u32::try_from(original.unwrap_or(max_positions))
-                            .or_else(|_| {
-                                self.wrong("llama.rope.scaling.original_context_length", "32 bits")
-                            })?,
-                        beta_fast: self
-                            .float("llama.rope.scaling.yarn_beta_fast")?
-                            .unwrap_or(32.0),
-                        beta_slow: self
-                            .float("llama.rope.scaling.yarn_beta_slow")?
-                            .unwrap_or(1.0),
-                        attention_factor: attention.map(|a| a * (0.1 * factor.ln() + 1.0)),
-                    }
-                }
-                other => {
-                    return Err(self.blob.error(format!(
-                        "llama.rope.scaling.type is '{other}'; allowed: none, linear, yarn"
-                    )));
-                }
-            },
-        )
-    }
-
-    fn tokenizer(&self, config: &LlamaConfig) -> Result<Option<Tokenizer>> {
-        let Some(model) = self.str("tokenizer.ggml.model")? else {
-            return Ok(None);
-        };
-        let tokens = self.array("tokenizer.ggml.tokens", &[8], |c| c.str("a token"))?;
-        let tokens = self.need("tokenizer.ggml.tokens", tokens)?;
-        if tokens.len() != config.vocab_size {
-            return Err(self.blob.error(format!(
-                "tokenizer.ggml.tokens has {} tokens; the model's vocabulary is {}",
-                tokens.len(),
-                config.vocab_size
-            )));
-        }
-        let types = self.array("tokenizer.ggml.token_type", &[4, 5], |c| {
-            c.reader.u32("a token's type")
-        })?;
-        let kinds = (0..tokens.len()).map(|i| match types.as_ref().and_then(|t| t.get(i)) {
-            Some(2 | 3) => Kind::Control,
-            Some(4) => Kind::UserDefined,
-            // Score models spell the byte; merges have their own alphabet of bytes.
-            Some(6) | None if model == "llama" => Kind::of_spelling(tokens[i].as_bytes()),
-            _ => Kind::Text,
-        });
-        let built = match model {
-            "llama" => {
-                let key = "tokenizer.ggml.scores";
-                let scores = self.need(key, self.array(key, &[6], |c| c.reader.f32("a score"))?)?;
-                if scores.len() != tokens.len() {
-                    return self.wrong(key, "as long as tokenizer.ggml.tokens");
-                }
-                let pieces = tokens
-                    .iter()
-                    .zip(scores)
-                    .zip(kinds)
-                    .map(|((token, score), kind)| {
-                        // SentencePiece writes the space as U+2581.
-                        Piece {
-                            text: token.replace('\u{2581}', " ").into(),
-                            score,
-                            kind,
-                        }
-                    });
-                let prefix = match self.bool("tokenizer.ggml.add_space_prefix")? {
-                    Some(false) => SpacePrefix::None,
-                    _ => SpacePrefix::Add,
-                };
-                let bos = self.id("tokenizer.ggml.bos_token_id")?;
-                let unknown = self.id("tokenizer.ggml.unknown_token_id")?.unwrap_or(0);
-                Tokenizer::from_scores(
-                    pieces.collect(),
-                    bos,
-                    unknown,
-                    prefix,
-                    SpecialsInText::Recognised,
-                )
-            }
-            "gpt2" => {
-                let key = "tokenizer.ggml.merges";
-                let merges = self.need(key, self.array(key, &[8], |c| c.str("a merge"))?)?;
-                let pieces: Vec<_> = tokens.iter().copied().zip(kinds).collect();
-                let pre = self.str("tokenizer.ggml.pre")?.unwrap_or("default");
-                Tokenizer::from_merges(&pieces, &merges, pre)
-            }
-            other => Err(format!(
-                "tokenizer.ggml.model is '{other}'; allowed: llama, gpt2"
-            )),
-        };
-        built
-            .map(Some)
-            .map_err(|message| self.blob.error(format!("tokenizer: {message}")))
-    }
-}
-
-/// llama.cpp's converter writes Llama 3's scaling as the factors themselves. The published models share all
-/// parameters but the factor, which is the largest; anything else is refused.
-fn scaling_of_factors(blob: &Blob, entry: &Entry, rope: &RopeConfig) -> Result<RopeScaling> {
-    let bytes = blob.get(entry.range.clone()).unwrap_or_default();
-    let tensor = StoredTensor {
-        name: "rope_freqs.weight",
-        stored: entry.stored,
-        shape: entry.shape.clone(),
-        bytes,
-    };
-    let factors = tensor.to_f32()?;
-    let factor = factors.iter().copied().fold(1.0, f32::max);
-    let (low, high, original) = (1.0, 4.0, 8192u32);
-    let agrees = factors.len() == rope.dims / 2
-        && factors.iter().enumerate().all(|(i, &given)| {
-            let rotations =
-                f64::from(original) * rope.theta.powf(-2.0 * i as f64 / rope.dims as f64) / TAU;
-            let smooth = ((rotations - low) / (high - low)).clamp(0.0, 1.0);
-            let expected = 1.0 / ((1.0 - smooth) / f64::from(factor) + smooth);
-            (f64::from(given) - expected).abs() <= 1e-3 * expected
-        });
-    match agrees {
-        true if factor == 1.0 => Ok(RopeScaling::None),
-        true => Ok(RopeScaling::Llama3 {
-            factor: factor.into(),
-            low_freq_factor: low,
-            high_freq_factor: high,
-            original_max_positions: original,
-        }),
-        false => Err(Error::format(
-            &blob.path,
-            "tensor rope_freqs.weight is not Llama 3's scaling (low 1, high 4, original context 8192)",
-        )),
     }
 }

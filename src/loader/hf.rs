@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::source::{Blob, Folder};
 use super::tensor::Stored;
 use super::tokenizer::Tokenizer;
-use super::{Entry, Parsed};
+use super::{Entry, Parsed, check};
 use crate::error::{Error, Result};
 use crate::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
 use crate::model::LlamaConfig;
@@ -28,7 +28,7 @@ pub(super) fn load(mut folder: Folder, tokenizer: Option<Blob>) -> Result<Parsed
         .map_err(|e| blob.error(format!("not a Llama config: {e}")))?;
     let tied = raw.tie_word_embeddings;
     let mut config = raw.read().map_err(|message| blob.error(message))?;
-    super::check_config(&config).map_err(|message| blob.error(message))?;
+    check::config(&config).map_err(|message| blob.error(message))?;
 
     let (files, mut tensors) = load_tensors(&mut folder)?;
     // Tied models may store the output projection too: it is the embedding. Without a word in the config the
@@ -248,7 +248,7 @@ impl Config {
         }
         let head_dim = match self.head_dim {
             Some(dim) => dim,
-            None => super::whole_heads(self.hidden_size, self.num_attention_heads)?,
+            None => check::whole_heads(self.hidden_size, self.num_attention_heads)?,
         };
         let rope = self
             .rope_parameters

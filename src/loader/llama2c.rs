@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::source::Blob;
 use super::tensor::Stored;
 use super::tokenizer::Tokenizer;
-use super::{Entry, Parsed};
+use super::{Entry, Parsed, check};
 use crate::error::Result;
 use crate::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
 use crate::model::LlamaConfig;
@@ -18,7 +18,7 @@ const VERSIONED: u32 = 0x616b_3432;
 
 pub(super) fn load(blob: Blob, tokenizer: Option<Blob>) -> Result<Parsed> {
     let config = header(&blob)?;
-    super::check_config(&config).map_err(|message| blob.error(message))?;
+    check::config(&config).map_err(|message| blob.error(message))?;
     let tensors = layout(&blob, &config)?;
     let tokenizer = tokenizer
         .map(|blob| Tokenizer::parse(&blob, config.vocab_size))
@@ -59,7 +59,7 @@ fn header(blob: &Blob) -> Result<LlamaConfig> {
     let kv_heads = field("n_kv_heads")?;
     let vocab_size = reader.i32("vocab_size")?;
     let max_positions = reader.i32("seq_len")?;
-    let head_dim = super::whole_heads(hidden_size, heads).map_err(|message| blob.error(message))?;
+    let head_dim = check::whole_heads(hidden_size, heads).map_err(|message| blob.error(message))?;
     Ok(LlamaConfig {
         vocab_size: vocab_size.unsigned_abs() as usize,
         hidden_size,

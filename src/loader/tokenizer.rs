@@ -37,6 +37,9 @@ impl Tokenizer {
     }
 
     fn from_json(blob: &Blob) -> Result<Self> {
+        // The library panics on malformed JSON inside some of its parts, so the syntax is checked first.
+        serde_json::from_slice::<serde::de::IgnoredAny>(blob)
+            .map_err(|e| blob.error(format!("not a tokenizer.json: {e}")))?;
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&**blob))
             .map_err(|e| blob.error(format!("not a tokenizer.json: {e}")))?;
         // Batching is no business of ours, and a padding length is an allocation that a file can name.

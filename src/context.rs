@@ -421,6 +421,13 @@ impl Context {
             .map_err(|e| Error::DeviceLost(format!("waiting: {e}")))
     }
 
+    /// Hands pending uploads to the device and waits for them, which frees their staging memory.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.inner.queue.submit([]);
+        self.wait()
+    }
+
     /// Frees pooled buffers and what refers to them.
     pub fn trim(&self) {
         lock(&self.inner.bind_groups).clear();

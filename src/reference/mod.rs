@@ -5,8 +5,12 @@
 //! tiling, no reordering.
 
 pub mod elementwise;
+pub mod llama;
 
+use half::{bf16, f16};
 use num_traits::Float;
+
+use crate::dtype::DType;
 
 /// f32 or f64, with what [`Float`] lacks.
 pub trait Real: Float + Send + Sync + std::iter::Sum + std::fmt::Debug + 'static {
@@ -40,4 +44,18 @@ impl Real for f64 {
     fn to(self) -> f64 {
         self
     }
+}
+
+/// `x` as `dtype` stores it (f32, f16 or bf16).
+pub fn round(x: f32, dtype: DType) -> f32 {
+    match dtype {
+        DType::F16 => f16::from_f32(x).to_f32(),
+        DType::BF16 => bf16::from_f32(x).to_f32(),
+        _ => x,
+    }
+}
+
+/// Every value rounded to `dtype` and then in the arithmetic's type.
+pub fn widen_as<R: Real>(values: &[f32], dtype: DType) -> Vec<R> {
+    values.iter().map(|&x| R::of(round(x, dtype).into())).collect()
 }

@@ -39,7 +39,7 @@ impl<'a> TokenStream<'a> {
     /// Adds a token; the text it completes, if any.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an id outside the vocabulary; the stream stays as it was.
+    /// [`Error::Argument`](crate::Error::Argument) for an id outside the vocabulary; the stream stays as it was.
     pub fn push(&mut self, id: u32) -> Result<Option<String>> {
         match &mut self.0 {
             State::Library(window) => window.push(id),

@@ -1,7 +1,7 @@
 //! GGUF, versions 1 to 3, little-endian: a header of key/value metadata, tensor descriptions, then aligned
 //! tensor data. Read by an own parser: it hands out borrowed strings and unread arrays, so what it allocates
-//! is bounded by what the file holds (the crates looked at, candle's and gguf-rs, allocate by the counts that
-//! the header claims), and a wrong byte is reported with its position.
+//! is bounded by what the file holds, and a wrong byte is reported with its position. (gguf-rs 0.1.8 and
+//! candle's reader allocate strings by the length that the header claims, and replace what is not UTF-8.)
 //!
 //! This file is the container; what a Llama puts into it is `gguf_llama.rs`.
 

@@ -188,8 +188,9 @@ enum OneOrMany {
 /// `rope_scaling`, or since transformers 5 `rope_parameters`, which holds theta too.
 #[derive(Deserialize, Default)]
 struct Rope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older spelling, which some files have beside the newer.
+    r#type: Option<String>,
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     factor: Option<f64>,
@@ -292,7 +293,14 @@ impl Config {
 
 impl Rope {
     fn scaling(&self, max_positions: usize) -> Result<RopeScaling, String> {
-        let kind = self.rope_type.as_deref().unwrap_or("default");
+        let kind = match (self.rope_type.as_deref(), self.r#type.as_deref()) {
+            (Some(new), Some(old)) if new != old => {
+                return Err(format!(
+                    "rope scaling is '{new}' by rope_type, '{old}' by type"
+                ));
+            }
+            (new, old) => new.or(old).unwrap_or("default"),
+        };
         let need = |field: &str, value: Option<f64>| {
             value.ok_or_else(|| format!("rope scaling '{kind}' is without {field}"))
         };

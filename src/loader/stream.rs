@@ -4,9 +4,10 @@ use super::spm::Spm;
 use super::tokenizer::{decode, known, outside};
 use crate::error::Result;
 
-/// Decodes a sequence as it grows: [`push`](Self::push) gives text once it is whole characters, and what
-/// all pushes and [`finish`](Self::finish) gave, joined, is what [`Tokenizer::decode`](super::Tokenizer::decode) gives. (With a
-/// `tokenizer.json`, malformed UTF-8 may come out as fewer U+FFFD than `decode` gives, never more.)
+/// Decodes a sequence as it grows: [`push`](Self::push) gives text once it is whole characters. What all
+/// pushes and [`finish`](Self::finish) gave, joined, is what [`Tokenizer::decode`](super::Tokenizer::decode)
+/// gives; only for malformed UTF-8 from a `tokenizer.json` the number of U+FFFD may differ, because the
+/// library's byte fallback spoils a whole run of bytes, the part that is printed already too.
 pub struct TokenStream<'a>(State<'a>);
 
 enum State<'a> {
@@ -39,7 +40,8 @@ impl<'a> TokenStream<'a> {
     /// Adds a token; the text it completes, if any.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an id outside the vocabulary; the stream stays as it was.
+    /// [`Error::Argument`](crate::Error::Argument) for an id outside the vocabulary; the stream stays as it
+    /// was.
     pub fn push(&mut self, id: u32) -> Result<Option<String>> {
         match &mut self.0 {
             State::Library(window) => window.push(id),

@@ -40,6 +40,12 @@ fn interleave(rows: &[f32], width: usize, head_dim: usize) -> Vec<f32> {
 }
 
 #[test]
+fn weights_cross_threads() {
+    fn crosses<T: Send + Sync>() {}
+    crosses::<Weights>();
+}
+
+#[test]
 fn formats_agree() {
     let Some(data) = data("loader::formats_agree") else {
         return;

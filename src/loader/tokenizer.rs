@@ -37,8 +37,9 @@ impl Tokenizer {
     }
 
     fn from_json(blob: &Blob) -> Result<Self> {
-        // The library panics on malformed JSON inside some of its parts, so the syntax is checked first.
-        serde_json::from_slice::<serde::de::IgnoredAny>(blob)
+        // The library panics on malformed JSON inside some of its parts (its decoders, in 0.23), so all of it
+        // is parsed once before.
+        serde_json::from_slice::<serde_json::Value>(blob)
             .map_err(|e| blob.error(format!("not a tokenizer.json: {e}")))?;
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&**blob))
             .map_err(|e| blob.error(format!("not a tokenizer.json: {e}")))?;

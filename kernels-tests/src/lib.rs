@@ -4,6 +4,7 @@
 //! with the f64 reference. The bound is derived, not chosen: see [`tolerance`].
 
 pub mod cases;
+pub mod grammar;
 pub mod inputs;
 pub mod tolerance;
 
@@ -88,3 +89,5 @@ impl std::fmt::Display for Failure {
         }
     }
 }
+
+pub mod grammar;

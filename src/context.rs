@@ -215,6 +215,7 @@ pub(crate) struct Inner {
     lost: Arc<Mutex<Option<String>>>,
     cache: Option<(wgpu::PipelineCache, PathBuf)>,
     pub(crate) next_id: AtomicU64,
+    pub(crate) submissions: AtomicU64,
 }
 
 impl std::fmt::Debug for Context {
@@ -299,6 +300,7 @@ impl Context {
             checks: options.checks.unwrap_or_default(),
             kernels: Mutex::default(),
             next_id: AtomicU64::new(1),
+            submissions: AtomicU64::new(0),
             device,
             queue,
             caps,
@@ -444,6 +446,11 @@ impl Context {
     /// Buffers made on the device since the context was opened: a decode step makes none.
     pub fn buffers_created(&self) -> u64 {
         self.inner.pool.created()
+    }
+
+    /// Recorded passes submitted since the context was opened: one a decode step.
+    pub fn submissions(&self) -> u64 {
+        self.inner.submissions.load(Ordering::Relaxed)
     }
 
     /// Writes the pipeline cache to its folder; also done when the last clone is dropped.

@@ -60,15 +60,29 @@ pub enum Error {
 
 impl Error {
     /// An [`Error::Argument`].
-    pub fn argument(name: impl Into<String>, was: impl ToString, allowed: impl Into<String>) -> Self {
-        Self::Argument { name: name.into(), was: was.to_string(), allowed: allowed.into() }
+    pub fn argument(
+        name: impl Into<String>,
+        was: impl ToString,
+        allowed: impl Into<String>,
+    ) -> Self {
+        Self::Argument {
+            name: name.into(),
+            was: was.to_string(),
+            allowed: allowed.into(),
+        }
     }
     /// An [`Error::Format`].
     pub fn format(path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        Self::Format { path: path.into(), message: message.into() }
+        Self::Format {
+            path: path.into(),
+            message: message.into(),
+        }
     }
     /// An [`Error::Io`].
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Io { path: path.into(), source }
+        Self::Io {
+            path: path.into(),
+            source,
+        }
     }
 }

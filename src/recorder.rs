@@ -1,6 +1,7 @@
 //! Recording: many dispatches in one pass and one submission.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::buffer::Buffer;
@@ -299,6 +300,7 @@ impl<'a> Pass<'a> {
             .take()
             .map(|q| q.resolve(device, &mut self.encoder, self.launches));
         self.ctx.inner.queue.submit([self.encoder.finish()]);
+        self.ctx.inner.submissions.fetch_add(1, Ordering::Relaxed);
         Ok(pending)
     }
 }

@@ -104,8 +104,14 @@ impl Tensor {
     pub fn encode_f32(dtype: DType, data: &[f32]) -> Result<Vec<u8>> {
         match dtype {
             DType::F32 => Ok(bytemuck::cast_slice(data).to_vec()),
-            DType::F16 => Ok(data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()),
-            DType::BF16 => Ok(data.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect()),
+            DType::F16 => Ok(data
+                .iter()
+                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                .collect()),
+            DType::BF16 => Ok(data
+                .iter()
+                .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                .collect()),
             other => Err(Error::argument("dtype", other, "f32, f16 or bf16")),
         }
     }

@@ -1,7 +1,7 @@
 //! Random inputs, poisoned outputs.
 
-use flashwave::{Context, DType, Result, Tensor};
 pub use flashwave::reference::round;
+use flashwave::{Context, DType, Result, Tensor};
 
 /// SplitMix64: small, seedable, good enough to fill tensors.
 pub struct Random(u64);

@@ -10,12 +10,23 @@ fn expected() -> Value {
 }
 
 fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+    value
+        .as_array()
+        .expect("ids")
+        .iter()
+        .map(|id| id.as_u64().expect("an id") as u32)
+        .collect()
 }
 
 fn generate(model: &Llama, prompt: &[u32], sampling: &Sampling, tokens: usize) -> Vec<u32> {
-    let generation = model.generate(prompt, sampling).expect("starts").ignore_eos();
-    generation.take(tokens).map(|t| t.expect("a token")).collect()
+    let generation = model
+        .generate(prompt, sampling)
+        .expect("starts")
+        .ignore_eos();
+    generation
+        .take(tokens)
+        .map(|t| t.expect("a token"))
+        .collect()
 }
 
 #[test]
@@ -25,14 +36,19 @@ fn a_greedy_continuation_parses_and_is_the_expected_one() {
     let model = Llama::load(&ctx, &weights).expect("loads");
     let tokenizer = weights.tokenizer().expect("a tokenizer");
     let expected = expected();
-    let runs = std::iter::once(&expected["from_bos"]).chain(expected["from_prompts"].as_array().expect("runs"));
+    let runs = std::iter::once(&expected["from_bos"])
+        .chain(expected["from_prompts"].as_array().expect("runs"));
     for run in runs {
         let prompt = ids(&run["prompt_ids"]);
         let steps = ids(&run["ids"]);
         let found = generate(&model, &prompt, &Sampling::greedy(), steps.len());
         assert_eq!(found, steps, "prompt {}", run["prompt"]);
-        let text = tokenizer.decode(&[prompt, found].concat()).expect("decodes");
-        let sentences = Grammar::load().check(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let text = tokenizer
+            .decode(&[prompt, found].concat())
+            .expect("decodes");
+        let sentences = Grammar::load()
+            .check(&text)
+            .unwrap_or_else(|e| panic!("{e}\n{text}"));
         assert!(sentences >= 8, "{sentences} sentences in {text}");
     }
 }
@@ -46,9 +62,18 @@ fn sampled_text_differs_by_seed_and_repeats_by_seed() {
     let draw = |seed| generate(&model, &bos, &Sampling::temperature(0.8).seed(seed), 60);
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));
-    let text = weights.tokenizer().expect("a tokenizer").decode(&draw(3)).expect("decodes");
-    Grammar::load().check(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let text = weights
+        .tokenizer()
+        .expect("a tokenizer")
+        .decode(&draw(3))
+        .expect("decodes");
+    Grammar::load()
+        .check(&text)
+        .unwrap_or_else(|e| panic!("{e}\n{text}"));
     // The device's top-k and the host's agree.
     let few = |s: Sampling| generate(&model, &bos, &s.seed(9).top_k(5), 40);
-    assert_eq!(few(Sampling::temperature(1.0)), few(Sampling::temperature(1.0).repetition_penalty(1.0 + 1e-7)));
+    assert_eq!(
+        few(Sampling::temperature(1.0)),
+        few(Sampling::temperature(1.0).repetition_penalty(1.0 + 1e-7))
+    );
 }

@@ -20,9 +20,18 @@ impl KvCache {
             return Err(Error::argument("kv dtype", dtype, "f32, f16 or bf16"));
         }
         let shape = [1, config.kv_heads, capacity, config.head_dim];
-        let layer = |_| Ok((Tensor::empty(ctx, dtype, shape)?, Tensor::empty(ctx, dtype, shape)?));
+        let layer = |_| {
+            Ok((
+                Tensor::empty(ctx, dtype, shape)?,
+                Tensor::empty(ctx, dtype, shape)?,
+            ))
+        };
         let layers = (0..config.layers).map(layer).collect::<Result<_>>()?;
-        Ok(Self { layers, len: 0, capacity })
+        Ok(Self {
+            layers,
+            len: 0,
+            capacity,
+        })
     }
 
     /// Tokens in it.
@@ -42,7 +51,10 @@ impl KvCache {
 
     /// Bytes on the device.
     pub fn bytes(&self) -> u64 {
-        self.layers.iter().map(|(k, v)| k.layout().bytes() + v.layout().bytes()).sum()
+        self.layers
+            .iter()
+            .map(|(k, v)| k.layout().bytes() + v.layout().bytes())
+            .sum()
     }
 
     /// Keys and values of a layer, the whole capacity.

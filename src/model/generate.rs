@@ -60,19 +60,33 @@ impl<'a> Generation<'a> {
             Held::Borrowed(session) => &**session,
         };
         session.check(prompt)?;
-        let (ctx, vocab) = (session.model().context(), session.model().config().vocab_size);
+        let (ctx, vocab) = (
+            session.model().context(),
+            session.model().config().vocab_size,
+        );
         let choice = match sampler.needs() {
             Needs::ArgMax => Choice::ArgMax(Tensor::empty(ctx, DType::U32, [1])?),
             Needs::TopK(k) => {
                 let k = k.min(vocab);
                 let values = Tensor::empty(ctx, DType::F32, [1, k])?;
-                Choice::TopK { values, indices: Tensor::empty(ctx, DType::U32, [1, k])? }
+                Choice::TopK {
+                    values,
+                    indices: Tensor::empty(ctx, DType::U32, [1, k])?,
+                }
             }
             Needs::AllLogits => Choice::AllLogits,
         };
         let history = prompt.to_vec();
         let pending = prompt.to_vec();
-        Ok(Self { session: held, sampler, pending, history, stop: Stop::AtEndOfText, ended: false, choice })
+        Ok(Self {
+            session: held,
+            sampler,
+            pending,
+            history,
+            stop: Stop::AtEndOfText,
+            ended: false,
+            choice,
+        })
     }
 
     /// Goes on after the end-of-text token, until the cache is full.
@@ -88,15 +102,20 @@ impl<'a> Generation<'a> {
         };
         let token = match &self.choice {
             Choice::ArgMax(index) => {
-                session.feed_then(&self.pending, |pass, logits| select::argmax(pass, logits, index))?;
+                session.feed_then(&self.pending, |pass, logits| {
+                    select::argmax(pass, logits, index)
+                })?;
                 index.to_vec::<u32>()?[0]
             }
             Choice::TopK { values, indices } => {
                 session.feed_then(&self.pending, |pass, logits| {
                     select::top_k(pass, logits, values, indices)
                 })?;
-                let pairs: Vec<(u32, f32)> =
-                    indices.to_vec::<u32>()?.into_iter().zip(values.to_vec::<f32>()?).collect();
+                let pairs: Vec<(u32, f32)> = indices
+                    .to_vec::<u32>()?
+                    .into_iter()
+                    .zip(values.to_vec::<f32>()?)
+                    .collect();
                 self.sampler.choose_sorted(&pairs)?
             }
             Choice::AllLogits => {

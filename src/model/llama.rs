@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rand::{Rng, SeedableRng};
+
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -12,11 +14,11 @@ use crate::kernels::gemm::{GatedLinear, GatedLinearArgs, InputNorm, Linear, Line
 use crate::kernels::norm::{Norm, NormArgs};
 use crate::kernels::rope::{FusedQkv, FusedQkvArgs, RopeTable};
 use crate::loader::Weights;
+use crate::model::LlamaConfig;
 use crate::model::cache::KvCache;
 use crate::model::generate::Generation;
 use crate::model::sampling::Sampling;
 use crate::model::weights::{Loader, Progress};
-use crate::model::LlamaConfig;
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -73,7 +75,10 @@ impl Llama {
         let config = weights.config().clone();
         let mut load = Loader::new(ctx, weights, options.weights, progress)?;
         let names = |layer: usize, parts: &[&str]| -> Vec<String> {
-            parts.iter().map(|p| format!("model.layers.{layer}.{p}.weight")).collect()
+            parts
+                .iter()
+                .map(|p| format!("model.layers.{layer}.{p}.weight"))
+                .collect()
         };
         let embedding = load.matrix(&["model.embed_tokens.weight".into()])?;
         let mut layers = Vec::with_capacity(config.layers);
@@ -96,36 +101,44 @@ impl Llama {
         };
         ctx.flush()?;
         let kv = options.kv.unwrap_or(embedding.dtype());
-        Self::assemble(ctx, config, kv, Parts { embedding, layers, norm, head })
+        Self::assemble(
+            ctx,
+            config,
+            kv,
+            Parts {
+                embedding,
+                layers,
+                norm,
+                head,
+            },
+        )
     }
 
-    /// A model of random weights (normal, the usual scale for the width): for measuring shapes nobody has at
-    /// hand. Every matrix of a kind holds the same values, in memory of its own.
+    /// A model of random weights, uniform and of unit gain: for measuring shapes that nobody has at hand. All
+    /// matrices hold the same sequence of values, each in memory of its own.
     pub fn random(ctx: &Context, config: LlamaConfig, dtype: DType) -> Result<Self> {
-        use rand::{Rng, SeedableRng};
-        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-        let (hidden, inner, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
-        let mut matrix = |rows: usize, cols: usize| -> Result<Tensor> {
-            // A block of random values, repeated over the rows: the device cannot tell.
-            let block: Vec<f32> = (0..cols * rows.min(61))
-                .map(|_| (random.random::<f32>() - 0.5) * (12.0 / cols as f32).sqrt())
-                .collect();
-            let tensor = Tensor::empty(ctx, dtype, [rows, cols])?;
-            let rows_at_once = rows.min(61);
-            let host = Tensor::encode_f32(dtype, &block)?;
-            for first in (0..rows).step_by(rows_at_once) {
-                let count = rows_at_once.min(rows - first) * cols * dtype.size();
-                tensor.write_bytes(first * cols * dtype.size(), &host[..count])?;
-            }
-            ctx.flush()?;
-            Ok(tensor)
+        let (hidden, inner, head_dim) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.head_dim,
+        );
+        let qkv_rows = (config.heads + 2 * config.kv_heads) * head_dim;
+        let largest = [config.vocab_size, 2 * inner, qkv_rows]
+            .into_iter()
+            .fold(hidden, usize::max);
+        let source = random_matrix(ctx, dtype, largest, hidden)?;
+        let matrix = |rows: usize, cols: usize| -> Result<Tensor> {
+            let copy = Tensor::empty(ctx, dtype, [rows, cols])?;
+            let part = source.reshape([source.len()])?.rows(0..rows * cols)?;
+            ctx.record(|pass| pass.copy(&part, &copy.reshape([rows * cols])?, 0))?;
+            Ok(copy)
         };
         let ones = || Tensor::from_slice(ctx, &vec![1.0f32; hidden], [hidden]);
         let mut layers = Vec::with_capacity(config.layers);
         for _ in 0..config.layers {
             layers.push(Layer {
                 attention_norm: ones()?,
-                qkv: matrix((config.heads + 2 * config.kv_heads) * head_dim, hidden)?,
+                qkv: matrix(qkv_rows, hidden)?,
                 output: matrix(hidden, config.heads * head_dim)?,
                 mlp_norm: ones()?,
                 gate_up: matrix(2 * inner, hidden)?,
@@ -133,14 +146,43 @@ impl Llama {
             });
         }
         let embedding = matrix(config.vocab_size, hidden)?;
-        let head = if config.tie_word_embeddings { embedding.clone() } else { matrix(config.vocab_size, hidden)? };
-        Self::assemble(ctx, config, dtype, Parts { embedding, layers, norm: ones()?, head })
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            matrix(config.vocab_size, hidden)?
+        };
+        Self::assemble(
+            ctx,
+            config,
+            dtype,
+            Parts {
+                embedding,
+                layers,
+                norm: ones()?,
+                head,
+            },
+        )
     }
 
     fn assemble(ctx: &Context, config: LlamaConfig, kv: DType, parts: Parts) -> Result<Self> {
-        let Parts { embedding, layers, norm, head } = parts;
-        let inner = Model { ctx: ctx.clone(), config, kv, embedding, layers, norm, head };
-        Ok(Self { inner: Arc::new(inner) })
+        let Parts {
+            embedding,
+            layers,
+            norm,
+            head,
+        } = parts;
+        let inner = Model {
+            ctx: ctx.clone(),
+            config,
+            kv,
+            embedding,
+            layers,
+            norm,
+            head,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// The hyper-parameters.
@@ -157,7 +199,12 @@ impl Llama {
     /// tied table is read as the output projection).
     pub fn bytes_per_token(&self) -> u64 {
         let model = &self.inner;
-        let layer = |l: &Layer| [&l.qkv, &l.output, &l.gate_up, &l.down].iter().map(|t| t.layout().bytes()).sum::<u64>();
+        let layer = |l: &Layer| {
+            [&l.qkv, &l.output, &l.gate_up, &l.down]
+                .iter()
+                .map(|t| t.layout().bytes())
+                .sum::<u64>()
+        };
         model.layers.iter().map(layer).sum::<u64>() + model.head.layout().bytes()
     }
 
@@ -172,6 +219,23 @@ impl Llama {
     pub fn generate(&self, prompt: &[u32], sampling: &Sampling) -> Result<Generation<'static>> {
         Generation::owning(self.session(self.config().max_positions)?, prompt, sampling)
     }
+}
+
+/// Uniform values of variance 1 / cols: a block of them, repeated.
+fn random_matrix(ctx: &Context, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
+    let scale = (12.0 / cols as f32).sqrt();
+    let block: Vec<f32> = (0..1 << 20)
+        .map(|_| (random.random::<f32>() - 0.5) * scale)
+        .collect();
+    let block = Tensor::encode_f32(dtype, &block)?;
+    let tensor = Tensor::empty(ctx, dtype, [rows, cols])?;
+    let bytes = rows * cols * dtype.size();
+    for at in (0..bytes).step_by(block.len()) {
+        tensor.write_bytes(at, &block[..block.len().min(bytes - at)])?;
+    }
+    ctx.flush()?;
+    Ok(tensor)
 }
 
 struct Parts {
@@ -217,7 +281,10 @@ impl Session {
             return Err(Error::argument(
                 "capacity",
                 format!("{capacity} tokens"),
-                format!("1 to {}, the positions the model was made for", c.max_positions),
+                format!(
+                    "1 to {}, the positions the model was made for",
+                    c.max_positions
+                ),
             ));
         }
         let ctx = model.context().clone();
@@ -236,7 +303,12 @@ impl Session {
         };
         let cache = KvCache::new(&ctx, &c, capacity, model.inner.kv)?;
         let rope = RopeTable::new(&ctx, &c.rope, c.head_dim, capacity)?;
-        Ok(Self { model, cache, rope, work })
+        Ok(Self {
+            model,
+            cache,
+            rope,
+            work,
+        })
     }
 
     /// The model.
@@ -308,44 +380,82 @@ impl Session {
         if tokens.is_empty() {
             return Err(Error::argument("tokens", "none", "at least one"));
         }
-        if let Some((at, id)) = tokens.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
-            return Err(Error::argument(format!("tokens[{at}]"), id, format!("0 to {}, the vocabulary", vocab - 1)));
+        if let Some((at, id)) = tokens
+            .iter()
+            .enumerate()
+            .find(|(_, id)| **id as usize >= vocab)
+        {
+            return Err(Error::argument(
+                format!("tokens[{at}]"),
+                id,
+                format!("0 to {}, the vocabulary", vocab - 1),
+            ));
         }
         self.cache.require_room(tokens.len())
     }
 
     /// Records the pass of `ids` at the cache's end; the caller advances the cache once it is submitted.
-    pub(crate) fn forward(&self, pass: &mut Pass<'_>, ids: &Tensor, logits: Option<(Logits, &Tensor)>) -> Result<()> {
+    pub(crate) fn forward(
+        &self,
+        pass: &mut Pass<'_>,
+        ids: &Tensor,
+        logits: Option<(Logits, &Tensor)>,
+    ) -> Result<()> {
         let (model, c, n) = (&*self.model.inner, self.model.config(), ids.len());
         let (start, end) = (self.cache.len(), self.cache.len() + n);
         let part = |t: &Tensor| t.rows(0..n);
         let w = &self.work;
         let (hidden, normed, qkv) = (part(&w.hidden)?, part(&w.normed)?, part(&w.qkv)?);
         let (q, attended, gated) = (part(&w.q)?, part(&w.attended)?, part(&w.gated)?);
-        let heads = |t: &Tensor| t.split_heads(c.heads)?.reshape([1, n, c.heads, c.head_dim])?.transpose(1, 2);
+        let heads = |t: &Tensor| {
+            t.split_heads(c.heads)?
+                .reshape([1, n, c.heads, c.head_dim])?
+                .transpose(1, 2)
+        };
         let (q_heads, out_heads) = (heads(&q)?, heads(&attended)?);
 
         embedding::gather(pass, &model.embedding, ids, &hidden)?;
         for (i, layer) in model.layers.iter().enumerate() {
             let (k_cache, v_cache) = self.cache.layer(i);
             let x = self.normalise(pass, &hidden, &normed, &layer.attention_norm)?;
-            Linear::new().run(pass, LinearArgs { norm: x.norm, ..LinearArgs::new(x.tensor, &layer.qkv, &qkv) })?;
-            FusedQkv::new(c.rope.layout, c.heads, c.kv_heads).run(pass, FusedQkvArgs {
-                qkv: &qkv,
-                table: &self.rope,
-                start,
-                q_out: &q,
-                k_cache,
-                v_cache,
-            })?;
+            Linear::new().run(
+                pass,
+                LinearArgs {
+                    norm: x.norm,
+                    ..LinearArgs::new(x.tensor, &layer.qkv, &qkv)
+                },
+            )?;
+            FusedQkv::new(c.rope.layout, c.heads, c.kv_heads).run(
+                pass,
+                FusedQkvArgs {
+                    qkv: &qkv,
+                    table: &self.rope,
+                    start,
+                    q_out: &q,
+                    k_cache,
+                    v_cache,
+                },
+            )?;
             let (k, v) = (k_cache.narrow(2, 0..end)?, v_cache.narrow(2, 0..end)?);
-            Attention::new(Mask::Causal).run(pass, AttentionArgs::new(&q_heads, &k, &v, &out_heads))?;
-            let add = LinearArgs { residual: Residual::InOut, ..LinearArgs::new(&attended, &layer.output, &hidden) };
+            Attention::new(Mask::Causal)
+                .run(pass, AttentionArgs::new(&q_heads, &k, &v, &out_heads))?;
+            let add = LinearArgs {
+                residual: Residual::InOut,
+                ..LinearArgs::new(&attended, &layer.output, &hidden)
+            };
             Linear::new().run(pass, add)?;
             let x = self.normalise(pass, &hidden, &normed, &layer.mlp_norm)?;
-            GatedLinear::new(Activation::Silu)
-                .run(pass, GatedLinearArgs { norm: x.norm, ..GatedLinearArgs::new(x.tensor, &layer.gate_up, &gated) })?;
-            let add = LinearArgs { residual: Residual::InOut, ..LinearArgs::new(&gated, &layer.down, &hidden) };
+            GatedLinear::new(Activation::Silu).run(
+                pass,
+                GatedLinearArgs {
+                    norm: x.norm,
+                    ..GatedLinearArgs::new(x.tensor, &layer.gate_up, &gated)
+                },
+            )?;
+            let add = LinearArgs {
+                residual: Residual::InOut,
+                ..LinearArgs::new(&gated, &layer.down, &hidden)
+            };
             Linear::new().run(pass, add)?;
         }
         if let Some((which, logits)) = logits {
@@ -355,7 +465,13 @@ impl Session {
             };
             let (hidden, normed) = (hidden.rows(rows.clone())?, normed.rows(rows)?);
             let x = self.normalise(pass, &hidden, &normed, &model.norm)?;
-            Linear::new().run(pass, LinearArgs { norm: x.norm, ..LinearArgs::new(x.tensor, &model.head, logits) })?;
+            Linear::new().run(
+                pass,
+                LinearArgs {
+                    norm: x.norm,
+                    ..LinearArgs::new(x.tensor, &model.head, logits)
+                },
+            )?;
         }
         Ok(())
     }
@@ -370,10 +486,22 @@ impl Session {
     ) -> Result<Input<'a>> {
         let eps = self.model.config().norm_eps;
         if Linear::fuses_norm(hidden.shape()[0]) {
-            return Ok(Input { tensor: hidden, norm: Some(InputNorm { weight, eps }) });
+            return Ok(Input {
+                tensor: hidden,
+                norm: Some(InputNorm { weight, eps }),
+            });
         }
-        Norm::rms(eps).run(pass, NormArgs { weight: Some(weight), ..NormArgs::new(hidden, normed) })?;
-        Ok(Input { tensor: normed, norm: None })
+        Norm::rms(eps).run(
+            pass,
+            NormArgs {
+                weight: Some(weight),
+                ..NormArgs::new(hidden, normed)
+            },
+        )?;
+        Ok(Input {
+            tensor: normed,
+            norm: None,
+        })
     }
 }
 

@@ -32,7 +32,10 @@ impl Sampling {
 
     /// Draws from softmax(logits / temperature); zero is greedy. Finite and not negative.
     pub fn temperature(temperature: f32) -> Self {
-        Self { temperature, ..Self::greedy() }
+        Self {
+            temperature,
+            ..Self::greedy()
+        }
     }
 
     /// Only the `k` most probable tokens; at least 1.
@@ -70,12 +73,26 @@ impl Sampling {
     /// Checks every parameter, naming the first that is out of range.
     pub fn check(&self) -> Result<()> {
         let within = |name: &str, value: f32, ok: bool, allowed: &str| {
-            if ok { Ok(()) } else { Err(Error::argument(name, value, allowed)) }
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::argument(name, value, allowed))
+            }
         };
         let t = self.temperature;
-        within("temperature", t, t.is_finite() && t >= 0.0, "finite, at least 0")?;
+        within(
+            "temperature",
+            t,
+            t.is_finite() && t >= 0.0,
+            "finite, at least 0",
+        )?;
         let r = self.repetition_penalty;
-        within("repetition_penalty", r, r.is_finite() && r > 0.0, "finite, over 0")?;
+        within(
+            "repetition_penalty",
+            r,
+            r.is_finite() && r > 0.0,
+            "finite, over 0",
+        )?;
         if let Some(p) = self.top_p {
             within("top_p", p, p > 0.0 && p <= 1.0, "over 0, at most 1")?;
         }
@@ -129,7 +146,10 @@ impl Sampler {
     pub fn new(sampling: &Sampling) -> Result<Self> {
         sampling.check()?;
         let random = ChaCha8Rng::seed_from_u64(sampling.seed);
-        Ok(Self { sampling: sampling.clone(), random })
+        Ok(Self {
+            sampling: sampling.clone(),
+            random,
+        })
     }
 
     pub(crate) fn needs(&self) -> Needs {
@@ -150,7 +170,11 @@ impl Sampler {
                 }
             }
             for (_, logit) in candidates.iter_mut().filter(|(id, _)| seen[*id as usize]) {
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+                *logit = if *logit > 0.0 {
+                    *logit / penalty
+                } else {
+                    *logit * penalty
+                };
             }
         }
         candidates.retain(|(_, logit)| !logit.is_nan());
@@ -162,7 +186,11 @@ impl Sampler {
     /// The next token from candidates in falling order of their logits.
     pub(crate) fn choose_sorted(&mut self, sorted: &[(u32, f32)]) -> Result<u32> {
         let Some(&(best, top)) = sorted.first() else {
-            return Err(Error::argument("logits", "not a number anywhere", "at least one number"));
+            return Err(Error::argument(
+                "logits",
+                "not a number anywhere",
+                "at least one number",
+            ));
         };
         let s = &self.sampling;
         if s.temperature == 0.0 || !top.is_finite() {
@@ -195,7 +223,10 @@ impl Sampler {
             }
         }
         // Rounding: the last of those kept.
-        Ok(weights.len().checked_sub(1).map_or(best, |last| kept[last].0))
+        Ok(weights
+            .len()
+            .checked_sub(1)
+            .map_or(best, |last| kept[last].0))
     }
 }
 
@@ -218,16 +249,28 @@ mod tests {
     fn close(found: &[f64], expected: &[f64]) {
         // Four standard deviations of a binomial with 20000 draws are under 0.0142.
         let near = |(f, e): (&f64, &f64)| (f - e).abs() < 0.0142;
-        assert!(found.iter().zip(expected).all(near), "{found:?} for {expected:?}");
+        assert!(
+            found.iter().zip(expected).all(near),
+            "{found:?} for {expected:?}"
+        );
     }
 
     #[test]
     fn draws_follow_the_distribution_and_its_filters() {
         let t1 = || Sampling::temperature(1.0).seed(7);
         close(&frequencies(&t1(), &LOGITS, &[]), &[0.15, 0.5, 0.1, 0.25]);
-        close(&frequencies(&t1().top_k(2), &LOGITS, &[]), &[0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0]);
-        close(&frequencies(&t1().top_p(0.8), &LOGITS, &[]), &[0.15 / 0.9, 0.5 / 0.9, 0.0, 0.25 / 0.9]);
-        close(&frequencies(&t1().min_p(0.4), &LOGITS, &[]), &[0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0]);
+        close(
+            &frequencies(&t1().top_k(2), &LOGITS, &[]),
+            &[0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0],
+        );
+        close(
+            &frequencies(&t1().top_p(0.8), &LOGITS, &[]),
+            &[0.15 / 0.9, 0.5 / 0.9, 0.0, 0.25 / 0.9],
+        );
+        close(
+            &frequencies(&t1().min_p(0.4), &LOGITS, &[]),
+            &[0.0, 2.0 / 3.0, 0.0, 1.0 / 3.0],
+        );
         // exp(-0.693 * 2) = 0.25 for the token seen.
         let penalised = frequencies(&t1().repetition_penalty(2.0), &LOGITS, &[1, 1]);
         close(&penalised, &[0.2, 1.0 / 3.0, 0.4 / 3.0, 1.0 / 3.0]);
@@ -239,9 +282,15 @@ mod tests {
         assert_eq!(greedy.choose(&[1.0, 3.0, 3.0, f32::NAN], &[]).unwrap(), 1);
         assert!(greedy.choose(&[f32::NAN; 3], &[]).is_err());
         let sampling = Sampling::temperature(2.0).seed(3);
-        let (mut a, mut b) = (Sampler::new(&sampling).unwrap(), Sampler::new(&sampling).unwrap());
+        let (mut a, mut b) = (
+            Sampler::new(&sampling).unwrap(),
+            Sampler::new(&sampling).unwrap(),
+        );
         for _ in 0..100 {
-            assert_eq!(a.choose(&LOGITS, &[]).unwrap(), b.choose(&LOGITS, &[]).unwrap());
+            assert_eq!(
+                a.choose(&LOGITS, &[]).unwrap(),
+                b.choose(&LOGITS, &[]).unwrap()
+            );
         }
     }
 

@@ -51,7 +51,15 @@ impl<'a> Loader<'a> {
             let size = dtype.unwrap_or(natural(tensor.stored)).size();
             total += tensor.shape.iter().product::<usize>() as u64 * size as u64;
         }
-        Ok(Self { ctx, weights, dtype, progress, done: 0, total, in_flight: 0 })
+        Ok(Self {
+            ctx,
+            weights,
+            dtype,
+            progress,
+            done: 0,
+            total,
+            in_flight: 0,
+        })
     }
 
     /// A matrix, or several of equal width one below the other (so that one product serves them all).
@@ -75,9 +83,11 @@ impl<'a> Loader<'a> {
 
     fn upload(&mut self, names: &[String], dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let target = Tensor::empty(self.ctx, dtype, shape).map_err(|e| match e {
-            Error::Argument { was, allowed, .. } => {
-                Error::Argument { name: format!("tensor {}", names.join(" + ")), was, allowed }
-            }
+            Error::Argument { was, allowed, .. } => Error::Argument {
+                name: format!("tensor {}", names.join(" + ")),
+                was,
+                allowed,
+            },
             other => other,
         })?;
         // Pieces need not end on a word: gather, and write whole words.
@@ -97,7 +107,11 @@ impl<'a> Loader<'a> {
             let bytes = stored.elements() * dtype.size();
             self.done += bytes as u64;
             self.in_flight += bytes;
-            (self.progress)(Progress { tensor: name, done: self.done, total: self.total });
+            (self.progress)(Progress {
+                tensor: name,
+                done: self.done,
+                total: self.total,
+            });
         }
         target.write_bytes(at, &pending)?;
         if self.in_flight > IN_FLIGHT {

@@ -41,11 +41,17 @@ impl<R: Real> Llama<R> {
     pub fn new(weights: &Weights, storage: DType) -> Result<Self> {
         let config = weights.config().clone();
         let matrix = |name: &str| -> Result<Vec<R>> {
-            Ok(widen_as(&weights.tensor(&format!("{name}.weight"))?.to_f32()?, storage))
+            Ok(widen_as(
+                &weights.tensor(&format!("{name}.weight"))?.to_f32()?,
+                storage,
+            ))
         };
         // Norm weights stay f32 on the device.
         let vector = |name: &str| -> Result<Vec<R>> {
-            Ok(widen_as(&weights.tensor(&format!("{name}.weight"))?.to_f32()?, DType::F32))
+            Ok(widen_as(
+                &weights.tensor(&format!("{name}.weight"))?.to_f32()?,
+                DType::F32,
+            ))
         };
         let layer = |i: usize| -> Result<Layer<R>> {
             let of = |part: &str| format!("model.layers.{i}.{part}");
@@ -62,7 +68,11 @@ impl<R: Real> Llama<R> {
             })
         };
         let embedding = matrix("model.embed_tokens")?;
-        let head = if config.tie_word_embeddings { embedding.clone() } else { matrix("lm_head")? };
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            matrix("lm_head")?
+        };
         Ok(Self {
             layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
             norm: vector("model.norm")?,
@@ -82,7 +92,11 @@ impl<R: Real> Llama<R> {
         let mut hidden = self.embedding[token as usize * c.hidden_size..][..c.hidden_size].to_vec();
         for (layer, (keys, values)) in self.layers.iter().zip(&mut self.cache) {
             let x = rms_norm(&hidden, &layer.attention_norm, c.norm_eps);
-            let (mut q, mut k, v) = (product(&layer.q, &x), product(&layer.k, &x), product(&layer.v, &x));
+            let (mut q, mut k, v) = (
+                product(&layer.q, &x),
+                product(&layer.k, &x),
+                product(&layer.v, &x),
+            );
             debug_assert_eq!((q.len(), k.len()), (width, kv));
             rotate(&mut q, &c, self.position);
             rotate(&mut k, &c, self.position);
@@ -93,7 +107,11 @@ impl<R: Real> Llama<R> {
             let x = rms_norm(&hidden, &layer.mlp_norm, c.norm_eps);
             let (gate, up) = (product(&layer.gate, &x), product(&layer.up, &x));
             let silu = BinaryOp::Gated(Activation::Silu);
-            let gated: Vec<R> = gate.iter().zip(&up).map(|(&g, &u)| combine(silu, g, u)).collect();
+            let gated: Vec<R> = gate
+                .iter()
+                .zip(&up)
+                .map(|(&g, &u)| combine(silu, g, u))
+                .collect();
             add(&mut hidden, &product(&layer.down, &gated));
         }
         self.position += 1;
@@ -102,7 +120,11 @@ impl<R: Real> Llama<R> {
 }
 
 fn stored<R: Real>(x: R, storage: DType) -> R {
-    if storage == DType::F32 { x } else { R::of(f64::from(round(x.to() as f32, storage))) }
+    if storage == DType::F32 {
+        x
+    } else {
+        R::of(f64::from(round(x.to() as f32, storage)))
+    }
 }
 
 fn add<R: Real>(x: &mut [R], y: &[R]) {
@@ -111,7 +133,11 @@ fn add<R: Real>(x: &mut [R], y: &[R]) {
 
 /// `weights [out, in]` times `x [in]`.
 fn product<R: Real>(weights: &[R], x: &[R]) -> Vec<R> {
-    let dot = |row: &[R]| row.iter().zip(x).fold(R::zero(), |sum, (&w, &x)| sum + w * x);
+    let dot = |row: &[R]| {
+        row.iter()
+            .zip(x)
+            .fold(R::zero(), |sum, (&w, &x)| sum + w * x)
+    };
     weights.chunks_exact(x.len()).map(dot).collect()
 }
 
@@ -143,7 +169,11 @@ fn attend<R: Real>(c: &LlamaConfig, q: &[R], keys: &[R], values: &[R]) -> Vec<R>
     let mut out = Vec::with_capacity(q.len());
     for (h, q) in q.chunks_exact(d).enumerate() {
         let at = h / (c.heads / c.kv_heads) * d;
-        let dot = |key: &[R]| q.iter().zip(&key[at..at + d]).fold(R::zero(), |sum, (&q, &k)| sum + q * k);
+        let dot = |key: &[R]| {
+            q.iter()
+                .zip(&key[at..at + d])
+                .fold(R::zero(), |sum, (&q, &k)| sum + q * k)
+        };
         let scores: Vec<R> = keys.chunks_exact(kv).map(|key| dot(key) * scale).collect();
         let top = scores.iter().copied().fold(R::neg_infinity(), R::max);
         let weights: Vec<R> = scores.iter().map(|&s| (s - top).exp()).collect();

@@ -57,5 +57,8 @@ pub fn round(x: f32, dtype: DType) -> f32 {
 
 /// Every value rounded to `dtype` and then in the arithmetic's type.
 pub fn widen_as<R: Real>(values: &[f32], dtype: DType) -> Vec<R> {
-    values.iter().map(|&x| R::of(round(x, dtype).into())).collect()
+    values
+        .iter()
+        .map(|&x| R::of(round(x, dtype).into()))
+        .collect()
 }

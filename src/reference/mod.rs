@@ -4,7 +4,9 @@
 //! which sets the error that a kernel is allowed (twice that of naive arithmetic). Written to be read: no
 //! tiling, no reordering.
 
+pub mod ceilings;
 pub mod elementwise;
+pub mod random;
 
 use num_traits::Float;
 

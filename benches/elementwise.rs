@@ -1,1 +1,7 @@
-fn main() {}
+//! Elementwise kernels: `cargo bench --bench elementwise`.
+
+mod common;
+
+fn main() {
+    common::main("elementwise");
+}

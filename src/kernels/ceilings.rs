@@ -115,6 +115,11 @@ impl Probe {
             groups: if software { 64 } else { groups },
         };
         let all = match self {
+            // A processor runs a subgroup to its end before the next: without loops it goes through memory in order.
+            Self::Read | Self::Copy if software => vec![Tuning {
+                groups: 16384,
+                ..tuning(256, 1, [1, 1], 1)
+            }],
             Self::Read => [(8, 4096), (8, 16384), (16, 8192), (4, 16384)]
                 .map(|(unroll, groups)| tuning(256, unroll, [1, 1], groups))
                 .to_vec(),

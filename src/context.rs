@@ -94,16 +94,27 @@ impl ContextBuilder {
 
     /// Opens the context.
     pub async fn build_async(mut self) -> Result<Context> {
+        let adapter = self.pick().await?;
+        Context::open(adapter, self).await
+    }
+
+    /// The capabilities of the adapter that [`build`](Self::build) would open, among [`Context::adapters`].
+    pub async fn chosen(mut self) -> Result<Capabilities> {
+        let adapter = self.pick().await?;
+        let features = wanted_features(&adapter);
+        Ok(capabilities(&adapter, features, &adapter.limits()))
+    }
+
+    async fn pick(&mut self) -> Result<wgpu::Adapter> {
         self.read_environment()?;
         let all = self.backends.unwrap_or(wgpu::Backends::all());
         // OpenGL is the last resort, and looking for it alone makes drivers print to the terminal.
-        let adapter = match self.choose(adapters(all - wgpu::Backends::GL).await) {
+        match self.choose(adapters(all - wgpu::Backends::GL).await) {
             Err(error) if all.contains(wgpu::Backends::GL) => self
                 .choose(adapters(wgpu::Backends::GL).await)
-                .map_err(|_| error)?,
-            chosen => chosen?,
-        };
-        Context::open(adapter, self).await
+                .map_err(|_| error),
+            chosen => chosen,
+        }
     }
 
     fn read_environment(&mut self) -> Result<()> {

@@ -1,4 +1,6 @@
 //! The kernels: for each family its problem, plan, recipe and public operator.
 
+pub mod ceilings;
 pub mod elementwise;
+pub mod random;
 pub mod rope;

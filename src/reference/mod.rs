@@ -4,8 +4,10 @@
 //! which sets the error that a kernel is allowed (twice that of naive arithmetic). Written to be read: no
 //! tiling, no reordering.
 
+pub mod ceilings;
 pub mod elementwise;
 pub mod llama;
+pub mod random;
 
 use half::{bf16, f16};
 use num_traits::Float;

@@ -1,6 +1,8 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
+pub mod ceilings;
 pub mod elementwise;
+pub mod random;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -17,11 +19,23 @@ pub struct Family {
 }
 
 /// All families.
-pub const FAMILIES: &[Family] = &[Family {
-    name: "elementwise",
-    cases: elementwise::cases,
-    launches: elementwise::launches,
-}];
+pub const FAMILIES: &[Family] = &[
+    Family {
+        name: "ceilings",
+        cases: ceilings::cases,
+        launches: ceilings::launches,
+    },
+    Family {
+        name: "elementwise",
+        cases: elementwise::cases,
+        launches: elementwise::launches,
+    },
+    Family {
+        name: "random",
+        cases: random::cases,
+        launches: random::launches,
+    },
+];
 
 /// The cases of the families whose name contains `filter`.
 pub fn all(filter: &str, effort: Effort) -> Vec<Case> {

@@ -6,9 +6,9 @@ use crate::error::{Error, Result};
 use crate::model::LlamaConfig;
 use crate::tensor::Tensor;
 
-/// Keys and values of every layer, `[1, kv_heads, capacity, head_dim]` each, on the device.
+/// Keys and values of every layer, `[kv_heads, capacity, head_dim]` each, on the device.
 pub struct KvCache {
-    layers: Vec<(Tensor, Tensor)>,
+    layers: Vec<CachedLayer>,
     len: usize,
     capacity: usize,
 }
@@ -19,12 +19,9 @@ impl KvCache {
         if !dtype.is_float() {
             return Err(Error::argument("kv dtype", dtype, "f32, f16 or bf16"));
         }
-        let shape = [1, config.kv_heads, capacity, config.head_dim];
-        let layer = |_| {
-            Ok((
-                Tensor::empty(ctx, dtype, shape)?,
-                Tensor::empty(ctx, dtype, shape)?,
-            ))
+        let shape = [config.kv_heads, capacity, config.head_dim];
+        let layer = |_| -> Result<CachedLayer> {
+            Ok(CachedLayer { keys: Tensor::empty(ctx, dtype, shape)?, values: Tensor::empty(ctx, dtype, shape)? })
         };
         let layers = (0..config.layers).map(layer).collect::<Result<_>>()?;
         Ok(Self {
@@ -53,14 +50,11 @@ impl KvCache {
     pub fn bytes(&self) -> u64 {
         self.layers
             .iter()
-            .map(|(k, v)| k.layout().bytes() + v.layout().bytes())
-            .sum()
+            .map(|l| l.keys.layout().bytes() + l.values.layout().bytes()).sum()
     }
 
-    /// Keys and values of a layer, the whole capacity.
-    pub(crate) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
-        let (k, v) = &self.layers[layer];
-        (k, v)
+    pub(crate) fn layer(&self, layer: usize) -> &CachedLayer {
+        &self.layers[layer]
     }
 
     /// Forgets all tokens from `len` on.
@@ -82,5 +76,34 @@ impl KvCache {
 
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
+    }
+}
+
+/// One layer's keys and values.
+pub(crate) struct CachedLayer {
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl CachedLayer {
+    /// The keys, `[kv_heads, capacity, head_dim]`.
+    pub(crate) fn keys(&self) -> &Tensor {
+        &self.keys
+    }
+
+    /// The values, `[kv_heads, capacity, head_dim]`.
+    pub(crate) fn values(&self) -> &Tensor {
+        &self.values
+    }
+
+    /// Keys and values of the first `len` positions, `[1, kv_heads, len, head_dim]`.
+    pub(crate) fn first(&self, len: usize) -> Result<(Tensor, Tensor)> {
+        let part = |t: &Tensor| {
+            let &[heads, capacity, dim] = t.shape() else {
+                return Err(Error::argument("cache", format!("{t:?}"), "three dimensions"));
+            };
+            t.reshape([1, heads, capacity, dim])?.narrow(2, 0..len)
+        };
+        Ok((part(&self.keys)?, part(&self.values)?))
     }
 }

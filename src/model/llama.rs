@@ -10,9 +10,10 @@ use crate::error::{Error, Result};
 use crate::kernels::attention::{Attention, AttentionArgs, Mask};
 use crate::kernels::elementwise::Activation;
 use crate::kernels::embedding;
-use crate::kernels::gemm::{GatedLinear, GatedLinearArgs, InputNorm, Linear, LinearArgs, Residual};
-use crate::kernels::norm::{Norm, NormArgs};
-use crate::kernels::rope::{FusedQkv, FusedQkvArgs, RopeTable};
+use crate::kernels::gemm::Residual;
+use crate::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
+use crate::kernels::norm::{self, Norm, NormArgs};
+use crate::kernels::rope::{FusedQkv, FusedQkvArgs, RopeOut, RopeTable};
 use crate::loader::Weights;
 use crate::model::LlamaConfig;
 use crate::model::cache::KvCache;
@@ -407,56 +408,36 @@ impl Session {
         let w = &self.work;
         let (hidden, normed, qkv) = (part(&w.hidden)?, part(&w.normed)?, part(&w.qkv)?);
         let (q, attended, gated) = (part(&w.q)?, part(&w.attended)?, part(&w.gated)?);
-        let heads = |t: &Tensor| {
-            t.split_heads(c.heads)?
-                .reshape([1, n, c.heads, c.head_dim])?
-                .transpose(1, 2)
-        };
+        // [1, heads, tokens, head_dim], as attention takes them.
+        let heads = |t: &Tensor| t.reshape([1, n, c.heads, c.head_dim])?.transpose(1, 2);
         let (q_heads, out_heads) = (heads(&q)?, heads(&attended)?);
+        let q_rows = q.split_heads(c.heads)?;
+        let linear = Linear { activation: Activation::None };
+        let gated_linear = GatedLinear { activation: Activation::Silu };
+        let rotate = FusedQkv { heads: c.heads, kv_heads: c.kv_heads, start };
+        let attention = Attention::new(Mask::Causal);
 
         embedding::gather(pass, &model.embedding, ids, &hidden)?;
         for (i, layer) in model.layers.iter().enumerate() {
-            let (k_cache, v_cache) = self.cache.layer(i);
+            let cached = self.cache.layer(i);
             let x = self.normalise(pass, &hidden, &normed, &layer.attention_norm)?;
-            Linear::new().run(
-                pass,
-                LinearArgs {
-                    norm: x.norm,
-                    ..LinearArgs::new(x.tensor, &layer.qkv, &qkv)
-                },
-            )?;
-            FusedQkv::new(c.rope.layout, c.heads, c.kv_heads).run(
-                pass,
-                FusedQkvArgs {
-                    qkv: &qkv,
-                    table: &self.rope,
-                    start,
-                    q_out: &q,
-                    k_cache,
-                    v_cache,
-                },
-            )?;
-            let (k, v) = (k_cache.narrow(2, 0..end)?, v_cache.narrow(2, 0..end)?);
-            Attention::new(Mask::Causal)
-                .run(pass, AttentionArgs::new(&q_heads, &k, &v, &out_heads))?;
-            let add = LinearArgs {
-                residual: Residual::InOut,
-                ..LinearArgs::new(&attended, &layer.output, &hidden)
+            linear.run(pass, LinearArgs { norm: x.norm, ..LinearArgs::new(x.tensor, &layer.qkv, &qkv) })?;
+            let turn = FusedQkvArgs {
+                qkv: &qkv,
+                q_out: RopeOut::Into(&q_rows),
+                k_cache: cached.keys(),
+                v_cache: cached.values(),
             };
-            Linear::new().run(pass, add)?;
+            rotate.run(pass, &self.rope, turn)?;
+            let (k, v) = cached.first(end)?;
+            attention.run(pass, AttentionArgs::new(&q_heads, &k, &v, &out_heads))?;
+            let add = LinearArgs::new(&attended, &layer.output, &hidden);
+            linear.run(pass, LinearArgs { residual: Residual::InOut, ..add })?;
             let x = self.normalise(pass, &hidden, &normed, &layer.mlp_norm)?;
-            GatedLinear::new(Activation::Silu).run(
-                pass,
-                GatedLinearArgs {
-                    norm: x.norm,
-                    ..GatedLinearArgs::new(x.tensor, &layer.gate_up, &gated)
-                },
-            )?;
-            let add = LinearArgs {
-                residual: Residual::InOut,
-                ..LinearArgs::new(&gated, &layer.down, &hidden)
-            };
-            Linear::new().run(pass, add)?;
+            let up = GatedLinearArgs { x: x.tensor, weight: &layer.gate_up, norm: x.norm, out: &gated };
+            gated_linear.run(pass, up)?;
+            let add = LinearArgs::new(&gated, &layer.down, &hidden);
+            linear.run(pass, LinearArgs { residual: Residual::InOut, ..add })?;
         }
         if let Some((which, logits)) = logits {
             let rows = match which {
@@ -465,13 +446,7 @@ impl Session {
             };
             let (hidden, normed) = (hidden.rows(rows.clone())?, normed.rows(rows)?);
             let x = self.normalise(pass, &hidden, &normed, &model.norm)?;
-            Linear::new().run(
-                pass,
-                LinearArgs {
-                    norm: x.norm,
-                    ..LinearArgs::new(x.tensor, &model.head, logits)
-                },
-            )?;
+            linear.run(pass, LinearArgs { norm: x.norm, ..LinearArgs::new(x.tensor, &model.head, logits) })?;
         }
         Ok(())
     }
@@ -485,28 +460,18 @@ impl Session {
         weight: &'a Tensor,
     ) -> Result<Input<'a>> {
         let eps = self.model.config().norm_eps;
-        if Linear::fuses_norm(hidden.shape()[0]) {
-            return Ok(Input {
-                tensor: hidden,
-                norm: Some(InputNorm { weight, eps }),
-            });
+        if fuses_norm(pass.capabilities(), hidden.shape()[0]) {
+            return Ok(Input { tensor: hidden, norm: Some((weight, eps)) });
         }
-        Norm::rms(eps).run(
-            pass,
-            NormArgs {
-                weight: Some(weight),
-                ..NormArgs::new(hidden, normed)
-            },
-        )?;
-        Ok(Input {
-            tensor: normed,
-            norm: None,
-        })
+        let residual = norm::Residual::None;
+        let args = NormArgs { x: hidden, residual, weight: Some(weight), bias: None, y: normed };
+        Norm::rms(eps).run(pass, args)?;
+        Ok(Input { tensor: normed, norm: None })
     }
 }
 
 /// The input of a product, and the norm still to be applied to it.
 struct Input<'a> {
     tensor: &'a Tensor,
-    norm: Option<InputNorm<'a>>,
+    norm: Option<(&'a Tensor, f32)>,
 }

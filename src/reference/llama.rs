@@ -5,7 +5,7 @@ use super::elementwise::combine;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::kernels::elementwise::{Activation, BinaryOp};
-use crate::kernels::rope::{RopeLayout, frequencies};
+use crate::kernels::rope::RopeLayout;
 use crate::loader::Weights;
 use crate::model::LlamaConfig;
 use crate::reference::{round, widen_as};
@@ -15,6 +15,7 @@ use crate::reference::{round, widen_as};
 pub struct Llama<R> {
     config: LlamaConfig,
     storage: DType,
+    frequencies: Vec<f64>,
     embedding: Vec<R>,
     layers: Vec<Layer<R>>,
     norm: Vec<R>,
@@ -78,6 +79,7 @@ impl<R: Real> Llama<R> {
             norm: vector("model.norm")?,
             cache: (0..config.layers).map(|_| Default::default()).collect(),
             position: 0,
+            frequencies: config.rope.frequencies(config.head_dim)?,
             config,
             storage,
             embedding,
@@ -98,8 +100,8 @@ impl<R: Real> Llama<R> {
                 product(&layer.v, &x),
             );
             debug_assert_eq!((q.len(), k.len()), (width, kv));
-            rotate(&mut q, &c, self.position);
-            rotate(&mut k, &c, self.position);
+            rotate(&mut q, &c, &self.frequencies, self.position);
+            rotate(&mut k, &c, &self.frequencies, self.position);
             keys.extend(k.into_iter().map(|x| stored(x, self.storage)));
             values.extend(v.into_iter().map(|x| stored(x, self.storage)));
             let attended = attend(&c, &q, keys, values);
@@ -147,9 +149,8 @@ fn rms_norm<R: Real>(x: &[R], weight: &[R], eps: f32) -> Vec<R> {
     x.iter().zip(weight).map(|(&x, &w)| x * scale * w).collect()
 }
 
-fn rotate<R: Real>(x: &mut [R], c: &LlamaConfig, position: usize) {
+fn rotate<R: Real>(x: &mut [R], c: &LlamaConfig, frequencies: &[f64], position: usize) {
     let half = c.rope.dims / 2;
-    let frequencies = frequencies(&c.rope);
     for head in x.chunks_exact_mut(c.head_dim) {
         for (i, frequency) in frequencies.iter().enumerate() {
             let (sin, cos) = (position as f64 * frequency).sin_cos();

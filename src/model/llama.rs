@@ -395,14 +395,16 @@ impl Session {
         self.cache.require_room(tokens.len())
     }
 
-    /// Records the pass of `ids` at the cache's end; the caller advances the cache once it is submitted.
-    pub(crate) fn forward(
+    /// Records the pass of the token ids `ids` (u32, on the device) after the tokens in the cache, without counting
+    /// them in: [`feed`](Self::feed) does both. The hot loop of decoding; at most as many tokens as a chunk, 256.
+    pub fn forward(
         &self,
         pass: &mut Pass<'_>,
         ids: &Tensor,
         logits: Option<(Logits, &Tensor)>,
     ) -> Result<()> {
         let (model, c, n) = (&*self.model.inner, self.model.config(), ids.len());
+        self.cache.require_room(n)?;
         let (start, end) = (self.cache.len(), self.cache.len() + n);
         let part = |t: &Tensor| t.rows(0..n);
         let w = &self.work;

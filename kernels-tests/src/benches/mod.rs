@@ -5,6 +5,7 @@
 //! for none to be found in a cache, and a closure that records one run over one of the sets.
 
 pub mod elementwise;
+pub mod model;
 
 use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::ceilings::{Ceilings, Probe, Timer, time};
@@ -49,11 +50,10 @@ pub struct Bench {
 }
 
 /// All families.
-pub const BENCHES: &[Bench] = &[Bench {
-    name: "elementwise",
-    rows: elementwise::rows,
-    sweep: elementwise::sweep,
-}];
+pub const BENCHES: &[Bench] = &[
+    Bench { name: "elementwise", rows: elementwise::rows, sweep: elementwise::sweep },
+    Bench { name: "model", rows: model::rows, sweep: model::sweep },
+];
 
 /// One problem to time.
 pub struct Row {

@@ -1,4 +1,7 @@
 //! The kernels: for each family its problem, plan, recipe and public operator.
 
 pub mod elementwise;
+pub mod gemm;
+pub mod gemv;
+pub mod linear;
 pub mod rope;

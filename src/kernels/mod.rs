@@ -3,4 +3,7 @@
 pub mod ceilings;
 pub mod elementwise;
 pub mod random;
+pub mod gemm;
+pub mod gemv;
+pub mod linear;
 pub mod rope;

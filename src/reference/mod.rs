@@ -8,6 +8,7 @@ pub mod ceilings;
 pub mod elementwise;
 pub mod llama;
 pub mod random;
+pub mod gemm;
 
 use half::{bf16, f16};
 use num_traits::Float;

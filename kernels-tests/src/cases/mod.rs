@@ -3,6 +3,7 @@
 pub mod ceilings;
 pub mod elementwise;
 pub mod random;
+pub mod gemm;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -34,6 +35,9 @@ pub const FAMILIES: &[Family] = &[
         name: "random",
         cases: random::cases,
         launches: random::launches,
+        name: "gemm",
+        cases: gemm::cases,
+        launches: gemm::launches,
     },
 ];
 

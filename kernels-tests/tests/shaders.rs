@@ -49,7 +49,8 @@ fn variants(caps: &Capabilities) -> HashMap<String, Launch> {
 fn parse(wgsl: &str, label: &str) -> (naga::Module, naga::valid::ModuleInfo) {
     let module = naga::front::wgsl::parse_str(wgsl)
         .unwrap_or_else(|e| panic!("{label}\n{}", e.emit_to_string(wgsl)));
-    let capabilities = Valid::IMMEDIATES | Valid::SUBGROUP;
+    // The third is WebGPU's pack2x16float and unpack2x16float, which every device has.
+    let capabilities = Valid::IMMEDIATES | Valid::SUBGROUP | Valid::SHADER_FLOAT16_IN_FLOAT32;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info = validator
         .validate(&module)

@@ -5,6 +5,7 @@
 //! tiling, no reordering.
 
 pub mod elementwise;
+pub mod norm;
 
 use num_traits::Float;
 

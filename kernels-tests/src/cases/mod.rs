@@ -1,6 +1,7 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
 pub mod elementwise;
+pub mod norm;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -17,11 +18,18 @@ pub struct Family {
 }
 
 /// All families.
-pub const FAMILIES: &[Family] = &[Family {
-    name: "elementwise",
-    cases: elementwise::cases,
-    launches: elementwise::launches,
-}];
+pub const FAMILIES: &[Family] = &[
+    Family {
+        name: "elementwise",
+        cases: elementwise::cases,
+        launches: elementwise::launches,
+    },
+    Family {
+        name: "norm",
+        cases: norm::cases,
+        launches: norm::launches,
+    },
+];
 
 /// The cases of the families whose name contains `filter`.
 pub fn all(filter: &str, effort: Effort) -> Vec<Case> {

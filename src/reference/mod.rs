@@ -6,6 +6,7 @@
 
 pub mod elementwise;
 pub mod norm;
+pub mod rope;
 
 use num_traits::Float;
 

@@ -2,6 +2,7 @@
 
 pub mod elementwise;
 pub mod norm;
+pub mod rope;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -28,6 +29,11 @@ pub const FAMILIES: &[Family] = &[
         name: "norm",
         cases: norm::cases,
         launches: norm::launches,
+    },
+    Family {
+        name: "rope",
+        cases: rope::cases,
+        launches: rope::launches,
     },
 ];
 

@@ -5,6 +5,7 @@
 //! tiling, no reordering.
 
 pub mod elementwise;
+pub mod embedding;
 pub mod norm;
 pub mod rope;
 

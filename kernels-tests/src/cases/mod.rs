@@ -1,6 +1,7 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
 pub mod elementwise;
+pub mod embedding;
 pub mod norm;
 pub mod rope;
 
@@ -29,6 +30,11 @@ pub const FAMILIES: &[Family] = &[
         name: "norm",
         cases: norm::cases,
         launches: norm::launches,
+    },
+    Family {
+        name: "embedding",
+        cases: embedding::cases,
+        launches: embedding::launches,
     },
     Family {
         name: "rope",

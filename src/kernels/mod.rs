@@ -6,4 +6,6 @@ pub mod random;
 pub mod gemm;
 pub mod gemv;
 pub mod linear;
+pub mod embedding;
+pub mod norm;
 pub mod rope;

@@ -9,6 +9,9 @@ pub mod elementwise;
 pub mod llama;
 pub mod random;
 pub mod gemm;
+pub mod embedding;
+pub mod norm;
+pub mod rope;
 
 use half::{bf16, f16};
 use num_traits::Float;

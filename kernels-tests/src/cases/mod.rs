@@ -4,6 +4,9 @@ pub mod ceilings;
 pub mod elementwise;
 pub mod random;
 pub mod gemm;
+pub mod embedding;
+pub mod norm;
+pub mod rope;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -38,6 +41,19 @@ pub const FAMILIES: &[Family] = &[
         name: "gemm",
         cases: gemm::cases,
         launches: gemm::launches,
+        name: "norm",
+        cases: norm::cases,
+        launches: norm::launches,
+    },
+    Family {
+        name: "embedding",
+        cases: embedding::cases,
+        launches: embedding::launches,
+    },
+    Family {
+        name: "rope",
+        cases: rope::cases,
+        launches: rope::launches,
     },
 ];
 

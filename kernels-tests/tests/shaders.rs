@@ -66,9 +66,6 @@ fn parse(wgsl: &str, caps: &Capabilities, label: &str) -> (naga::Module, naga::v
     let module = naga::front::wgsl::parse_str(wgsl)
         .unwrap_or_else(|e| panic!("{label}\n{}", e.emit_to_string(wgsl)));
     let mut validator = Validator::new(ValidationFlags::all(), admitted(caps));
-    // The third is WebGPU's pack2x16float and unpack2x16float, which every device has.
-    let capabilities = Valid::IMMEDIATES | Valid::SUBGROUP | Valid::SHADER_FLOAT16_IN_FLOAT32;
-    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info = validator
         .validate(&module)
         .unwrap_or_else(|e| panic!("{label}\n{}", e.emit_to_string(wgsl)));

@@ -6,11 +6,11 @@
 
 pub mod ceilings;
 pub mod elementwise;
-pub mod llama;
-pub mod random;
-pub mod gemm;
 pub mod embedding;
+pub mod gemm;
+pub mod llama;
 pub mod norm;
+pub mod random;
 pub mod rope;
 
 use half::{bf16, f16};

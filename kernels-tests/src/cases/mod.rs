@@ -2,10 +2,10 @@
 
 pub mod ceilings;
 pub mod elementwise;
-pub mod random;
-pub mod gemm;
 pub mod embedding;
+pub mod gemm;
 pub mod norm;
+pub mod random;
 pub mod rope;
 
 use crate::{Case, Effort};
@@ -23,38 +23,15 @@ pub struct Family {
 }
 
 /// All families.
+#[rustfmt::skip]
 pub const FAMILIES: &[Family] = &[
-    Family {
-        name: "ceilings",
-        cases: ceilings::cases,
-        launches: ceilings::launches,
-    },
-    Family {
-        name: "elementwise",
-        cases: elementwise::cases,
-        launches: elementwise::launches,
-    },
-    Family {
-        name: "random",
-        cases: random::cases,
-        launches: random::launches,
-        name: "gemm",
-        cases: gemm::cases,
-        launches: gemm::launches,
-        name: "norm",
-        cases: norm::cases,
-        launches: norm::launches,
-    },
-    Family {
-        name: "embedding",
-        cases: embedding::cases,
-        launches: embedding::launches,
-    },
-    Family {
-        name: "rope",
-        cases: rope::cases,
-        launches: rope::launches,
-    },
+    Family { name: "ceilings", cases: ceilings::cases, launches: ceilings::launches },
+    Family { name: "elementwise", cases: elementwise::cases, launches: elementwise::launches },
+    Family { name: "embedding", cases: embedding::cases, launches: embedding::launches },
+    Family { name: "gemm", cases: gemm::cases, launches: gemm::launches },
+    Family { name: "norm", cases: norm::cases, launches: norm::launches },
+    Family { name: "random", cases: random::cases, launches: random::launches },
+    Family { name: "rope", cases: rope::cases, launches: rope::launches },
 ];
 
 /// The cases of the families whose name contains `filter`.

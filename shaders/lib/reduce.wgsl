@@ -11,9 +11,19 @@ result. Same signature in both tiers; WG (the workgroup's size) is a power of tw
 Every invocation of the workgroup has to call it (barriers inside), with `lane` its local_invocation_index.
 subgroup: a subgroup operation, then one value a subgroup through workgroup memory, read by all; subgroups of any
 size from 4 to 128. workgroup: a tree through workgroup memory.
+
+Many sums at once, with as few barriers as one (`sums_scratch` instead of `scratch`):
+  ${ reduce.sums_scratch(REDUCE, WG, COUNT) }           once a kernel
+  ${ reduce.sums_put(REDUCE, WG, i, "value") }          for each i below COUNT, by every invocation
+  ${ reduce.sums_finish(REDUCE, WG, COUNT) }            then lane i, for i below COUNT at most WG, holds `total`
+and a workgroupBarrier() before the next round of puts.
 #>
 #macro scratch(tier, wg)
 var<workgroup> reduce_scratch: array<f32, ${wg}>;
+${builtins(tier)}
+#endmacro
+
+#macro builtins(tier)
 #if tier == "subgroup"
 var<private> reduce_subgroup: u32;
 var<private> reduce_subgroups: u32;
@@ -64,6 +74,46 @@ fn workgroup_${name}(v: f32, lane: u32) -> f32 {
     }
     return reduce_scratch[0];
 }
+#endif
+#endmacro
+
+#macro sums_scratch(tier, wg, count)
+${builtins(tier)}
+#if tier == "subgroup"
+var<workgroup> sums_scratch: array<f32, ${count * (wg // 4)}>;
+#else
+var<workgroup> sums_scratch: array<f32, ${count * wg}>;
+#endif
+#endmacro
+
+#macro sums_put(tier, wg, i, value)
+#if tier == "subgroup"
+{
+    let own = subgroupAdd(${value});
+    if reduce_lane == 0u { sums_scratch[${i * (wg // 4)}u + reduce_subgroup] = own; }
+}
+#else
+sums_scratch[${i * wg}u + lane] = ${value};
+#endif
+#endmacro
+
+#macro sums_finish(tier, wg, count)
+workgroupBarrier();
+var total = 0.0;
+#if tier == "subgroup"
+if lane < ${count}u {
+    for (var s = 0u; s < reduce_subgroups; s += 1u) { total += sums_scratch[lane * ${wg // 4}u + s]; }
+}
+#else
+for (var half = ${wg // 2}u; half > 0u; half >>= 1u) {
+    if lane < half {
+        #for i in range(count)
+        sums_scratch[${i * wg}u + lane] += sums_scratch[${i * wg}u + lane + half];
+        #endfor
+    }
+    workgroupBarrier();
+}
+if lane < ${count}u { total = sums_scratch[lane * ${wg}u]; }
 #endif
 #endmacro
 

@@ -2,5 +2,8 @@
 
 pub mod ceilings;
 pub mod elementwise;
+pub mod gemm;
+pub mod gemv;
+pub mod linear;
 pub mod random;
 pub mod rope;

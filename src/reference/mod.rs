@@ -6,6 +6,7 @@
 
 pub mod ceilings;
 pub mod elementwise;
+pub mod gemm;
 pub mod random;
 
 use num_traits::Float;

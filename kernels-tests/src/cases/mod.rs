@@ -2,6 +2,7 @@
 
 pub mod ceilings;
 pub mod elementwise;
+pub mod gemm;
 pub mod random;
 
 use crate::{Case, Effort};
@@ -29,6 +30,11 @@ pub const FAMILIES: &[Family] = &[
         name: "elementwise",
         cases: elementwise::cases,
         launches: elementwise::launches,
+    },
+    Family {
+        name: "gemm",
+        cases: gemm::cases,
+        launches: gemm::launches,
     },
     Family {
         name: "random",

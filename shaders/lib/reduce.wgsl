@@ -1,10 +1,12 @@
 <#
 Reductions over a workgroup: `workgroup_sum(v, lane)` and `workgroup_max(v, lane)` give every invocation the
-result. Same signature in both tiers; WG (the workgroup's size) is a power of two.
+result. Same signature in both tiers; WG (the workgroup's size) is a power of two. With TEAM, a smaller power of
+two, every run of TEAM invocations has its own result (workgroup tier only: where subgroups begin is the driver's).
 
   #import "lib/reduce.wgsl" as reduce
   ${ reduce.scratch(REDUCE, WG) }                       once a kernel
   ${ reduce.function("sum", REDUCE, WG) }               defines workgroup_sum; "max" likewise
+  ${ reduce.function("sum", "workgroup", WG, TEAM) }    the same over teams
   ${ reduce.begin(REDUCE) }                             the first statement of main
   ${ reduce.arguments(REDUCE) }                         among main's arguments: declares subgroup built-ins
 
@@ -48,7 +50,7 @@ var<private> reduce_lane: u32;
 #endif
 #endmacro
 
-#macro function(name, tier, wg)
+#macro function(name, tier, wg, team=0)
 #if tier == "subgroup"
 fn workgroup_${name}(v: f32, lane: u32) -> f32 {
     let own = ${"subgroupAdd" if name == "sum" else "subgroupMax"}(v);
@@ -66,13 +68,14 @@ fn workgroup_${name}(v: f32, lane: u32) -> f32 {
     workgroupBarrier();
     reduce_scratch[lane] = v;
     workgroupBarrier();
-    for (var half = ${wg // 2}u; half > 0u; half >>= 1u) {
-        if lane < half {
+    let member = lane & ${(team or wg) - 1}u;
+    for (var half = ${(team or wg) // 2}u; half > 0u; half >>= 1u) {
+        if member < half {
             reduce_scratch[lane] = ${combine(name, "reduce_scratch[lane]", "reduce_scratch[lane + half]")};
         }
         workgroupBarrier();
     }
-    return reduce_scratch[0];
+    return reduce_scratch[lane - member];
 }
 #endif
 #endmacro

@@ -2,8 +2,10 @@
 
 pub mod ceilings;
 pub mod elementwise;
+pub mod embedding;
 pub mod gemm;
 pub mod gemv;
 pub mod linear;
+pub mod norm;
 pub mod random;
 pub mod rope;

@@ -6,8 +6,11 @@
 
 pub mod ceilings;
 pub mod elementwise;
+pub mod embedding;
 pub mod gemm;
+pub mod norm;
 pub mod random;
+pub mod rope;
 
 use num_traits::Float;
 

@@ -2,8 +2,11 @@
 
 pub mod ceilings;
 pub mod elementwise;
+pub mod embedding;
 pub mod gemm;
+pub mod norm;
 pub mod random;
+pub mod rope;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -32,14 +35,29 @@ pub const FAMILIES: &[Family] = &[
         launches: elementwise::launches,
     },
     Family {
+        name: "embedding",
+        cases: embedding::cases,
+        launches: embedding::launches,
+    },
+    Family {
         name: "gemm",
         cases: gemm::cases,
         launches: gemm::launches,
     },
     Family {
+        name: "norm",
+        cases: norm::cases,
+        launches: norm::launches,
+    },
+    Family {
         name: "random",
         cases: random::cases,
         launches: random::launches,
+    },
+    Family {
+        name: "rope",
+        cases: rope::cases,
+        launches: rope::launches,
     },
 ];
 

@@ -8,6 +8,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod norm;
 pub mod rope;
+pub mod select;
 
 use num_traits::Float;
 

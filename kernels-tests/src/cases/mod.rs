@@ -4,6 +4,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod norm;
 pub mod rope;
+pub mod select;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -40,6 +41,11 @@ pub const FAMILIES: &[Family] = &[
         name: "rope",
         cases: rope::cases,
         launches: rope::launches,
+    },
+    Family {
+        name: "select",
+        cases: select::cases,
+        launches: select::launches,
     },
 ];
 

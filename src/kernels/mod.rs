@@ -4,4 +4,6 @@ pub mod elementwise;
 pub mod embedding;
 pub mod norm;
 pub mod rope;
+pub mod rows;
 pub mod select;
+pub mod softmax;

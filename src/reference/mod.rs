@@ -9,6 +9,7 @@ pub mod embedding;
 pub mod norm;
 pub mod rope;
 pub mod select;
+pub mod softmax;
 
 use num_traits::Float;
 

@@ -5,6 +5,7 @@ pub mod embedding;
 pub mod norm;
 pub mod rope;
 pub mod select;
+pub mod softmax;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -46,6 +47,11 @@ pub const FAMILIES: &[Family] = &[
         name: "select",
         cases: select::cases,
         launches: select::launches,
+    },
+    Family {
+        name: "softmax",
+        cases: softmax::cases,
+        launches: softmax::launches,
     },
 ];
 

@@ -9,3 +9,6 @@ pub mod linear;
 pub mod norm;
 pub mod random;
 pub mod rope;
+pub mod rows;
+pub mod select;
+pub mod softmax;

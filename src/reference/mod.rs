@@ -11,6 +11,8 @@ pub mod gemm;
 pub mod norm;
 pub mod random;
 pub mod rope;
+pub mod select;
+pub mod softmax;
 
 use num_traits::Float;
 

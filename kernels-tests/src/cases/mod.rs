@@ -7,6 +7,8 @@ pub mod gemm;
 pub mod norm;
 pub mod random;
 pub mod rope;
+pub mod select;
+pub mod softmax;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -58,6 +60,16 @@ pub const FAMILIES: &[Family] = &[
         name: "rope",
         cases: rope::cases,
         launches: rope::launches,
+    },
+    Family {
+        name: "select",
+        cases: select::cases,
+        launches: select::launches,
+    },
+    Family {
+        name: "softmax",
+        cases: softmax::cases,
+        launches: softmax::launches,
     },
 ];
 

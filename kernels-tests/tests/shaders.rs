@@ -49,7 +49,7 @@ fn variants(caps: &Capabilities) -> HashMap<String, Launch> {
 fn parse(wgsl: &str, label: &str) -> (naga::Module, naga::valid::ModuleInfo) {
     let module = naga::front::wgsl::parse_str(wgsl)
         .unwrap_or_else(|e| panic!("{label}\n{}", e.emit_to_string(wgsl)));
-    let capabilities = Valid::IMMEDIATES | Valid::SUBGROUP;
+    let capabilities = Valid::IMMEDIATES | Valid::SUBGROUP | Valid::SHADER_FLOAT16_IN_FLOAT32;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info = validator
         .validate(&module)

@@ -1,4 +1,5 @@
 //! The kernels: for each family its problem, plan, recipe and public operator.
 
+pub mod attention;
 pub mod elementwise;
 pub mod rope;

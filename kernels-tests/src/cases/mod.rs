@@ -1,5 +1,6 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
+pub mod attention;
 pub mod elementwise;
 
 use crate::{Case, Effort};
@@ -17,11 +18,18 @@ pub struct Family {
 }
 
 /// All families.
-pub const FAMILIES: &[Family] = &[Family {
-    name: "elementwise",
-    cases: elementwise::cases,
-    launches: elementwise::launches,
-}];
+pub const FAMILIES: &[Family] = &[
+    Family {
+        name: "attention",
+        cases: attention::cases,
+        launches: attention::launches,
+    },
+    Family {
+        name: "elementwise",
+        cases: elementwise::cases,
+        launches: elementwise::launches,
+    },
+];
 
 /// The cases of the families whose name contains `filter`.
 pub fn all(filter: &str, effort: Effort) -> Vec<Case> {

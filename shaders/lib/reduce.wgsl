@@ -127,3 +127,60 @@ ${a} + ${b}
 max(${a}, ${b})
 #endif
 #endmacro
+
+<#
+Sums over groups of `width` (a power of two) adjacent invocations: `group_sum(v, lane)`, every invocation of a
+group gets its sum. Every invocation of the workgroup has to call it.
+
+  ${ reduce.group_arguments(REDUCE) }                   among main's arguments
+  let lane = ${ reduce.group_lane(REDUCE) };            the invocation's number: use this one everywhere
+  ${ reduce.group_sum(REDUCE, WG, WIDTH) }
+
+subgroup: shuffles; no subgroup may be smaller than a group, and WG is a multiple of every subgroup size. WGSL does
+not promise that neighbours by local_invocation_index are neighbours in a subgroup, so `lane` is counted by
+subgroups. workgroup: through workgroup memory.
+#>
+#macro group_arguments(tier)
+#if tier == "subgroup"
+    @builtin(subgroup_id) group_subgroup: u32,
+    @builtin(subgroup_size) group_subgroup_size: u32,
+    @builtin(subgroup_invocation_id) group_invocation: u32,
+#else
+    @builtin(local_invocation_index) group_invocation: u32,
+#endif
+#endmacro
+
+#macro group_lane(tier)
+#if tier == "subgroup"
+group_subgroup * group_subgroup_size + group_invocation
+#else
+group_invocation
+#endif
+#endmacro
+
+#macro group_sum(tier, wg, width)
+#if tier == "subgroup"
+fn group_sum(v: vec4<f32>, lane: u32) -> vec4<f32> {
+    var total = v;
+    #for step in [1, 2, 4, 8, 16, 32]
+    #if step < width
+    total += subgroupShuffleXor(total, ${step}u);
+    #endif
+    #endfor
+    return total;
+}
+#else
+var<workgroup> group_scratch: array<vec4<f32>, ${wg}>;
+fn group_sum(v: vec4<f32>, lane: u32) -> vec4<f32> {
+    workgroupBarrier();
+    group_scratch[lane] = v;
+    workgroupBarrier();
+    let first = lane & ~${width - 1}u;
+    var total = group_scratch[first];
+    for (var i = 1u; i < ${width}u; i += 1u) {
+        total += group_scratch[first + i];
+    }
+    return total;
+}
+#endif
+#endmacro

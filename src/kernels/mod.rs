@@ -1,5 +1,6 @@
 //! The kernels: for each family its problem, plan, recipe and public operator.
 
+pub mod attention;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;

@@ -4,6 +4,7 @@
 //! which sets the error that a kernel is allowed (twice that of naive arithmetic). Written to be read: no
 //! tiling, no reordering.
 
+pub mod attention;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;

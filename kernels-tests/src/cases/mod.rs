@@ -1,5 +1,6 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
+pub mod attention;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
@@ -26,6 +27,11 @@ pub struct Family {
 
 /// All families.
 pub const FAMILIES: &[Family] = &[
+    Family {
+        name: "attention",
+        cases: attention::cases,
+        launches: attention::launches,
+    },
     Family {
         name: "ceilings",
         cases: ceilings::cases,

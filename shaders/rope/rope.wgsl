@@ -2,8 +2,8 @@
 // channels after them pass through.
 //
 // x, y: [tokens, heads, head_dim] with any distance between tokens and heads. table: [positions, 2, half], the cosines
-// and the sines of each position's `half` pairs. A token's position is `start` plus its number, or positions[token],
-// where one beyond the table takes the table's last.
+// and the sines of each position's `half` pairs. A token's position is `start` plus its number, or with POSITIONS tensor
+// positions[start plus its number], where one beyond the table takes the table's last.
 // One invocation handles one slot of 2 * VEC channels (lib/rope.wgsl). PLACE in_place: y is x, and only slots that rotate
 // are launched.
 #import "lib/tensor.wgsl" as t
@@ -55,7 +55,7 @@ fn main(
     let to_head = p.y_offset + token * p.y_token + head * p.y_head;
     if slot < p.rotating {
         #if POSITIONS == "tensor"
-        let position = min(positions[token], p.last_position);
+        let position = min(positions[p.start + token], p.last_position);
         #else
         let position = p.start + token;
         #endif

@@ -2,8 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::capabilities::{Capabilities, ReduceTier};
+use crate::capabilities::Capabilities;
 use crate::error::{Error, Result};
+use crate::kernels::rows::RowTuning;
 use crate::layout::{Layout, Rows};
 use crate::recipe::{Constant, Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
@@ -80,87 +81,6 @@ impl<'a> NormArgs<&'a Tensor> {
     }
 }
 
-/// How a normalisation is spread over invocations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct NormTuning {
-    /// Invocations a row: a power of two.
-    pub team: u32,
-    /// Rows a workgroup: a power of two.
-    pub rows: u32,
-    /// Groups of four elements that an invocation keeps in registers, so that a row is read once;
-    /// 0 reads it again for every pass.
-    pub unroll: u32,
-}
-
-/// Groups of four that an invocation can keep in registers without spilling.
-const MAX_UNROLL: usize = 8;
-/// Invocations of a workgroup where rows are many.
-const WORKGROUP: usize = 256;
-/// Fewer rows than this leave multiprocessors idle: each row then gets as many invocations as there are.
-const FEW_ROWS: usize = 64;
-
-impl NormTuning {
-    /// What the planner takes for `rows` rows of `cols` elements.
-    pub fn default_for(caps: &Capabilities, rows: usize, cols: usize) -> Self {
-        let groups = cols.div_ceil(4);
-        let (limit, unroll) = if rows < FEW_ROWS {
-            ((caps.invocations as usize).min(1024), 1)
-        } else {
-            (WORKGROUP, 4)
-        };
-        let team = groups.div_ceil(unroll).next_power_of_two().clamp(8, limit);
-        Self::with_team(team, rows, groups)
-    }
-
-    /// Tunings worth timing for this size.
-    pub fn candidates(caps: &Capabilities, rows: usize, cols: usize) -> Vec<Self> {
-        let groups = cols.div_ceil(4);
-        let teams = (3..).map(|i| 1usize << i);
-        teams
-            .take_while(|&t| {
-                t <= caps.invocations as usize && t <= groups.next_power_of_two().max(8)
-            })
-            .map(|team| Self::with_team(team, rows, groups))
-            .collect()
-    }
-
-    fn with_team(team: usize, rows: usize, groups: usize) -> Self {
-        let unroll = groups.div_ceil(team).next_power_of_two();
-        let unroll = if unroll <= MAX_UNROLL { unroll } else { 0 };
-        // Not of `rows` otherwise: prompts of every length share one pipeline.
-        let per_workgroup = if rows == 1 {
-            1
-        } else {
-            (WORKGROUP / team).max(1)
-        };
-        Self {
-            team: team as u32,
-            rows: per_workgroup as u32,
-            unroll: unroll as u32,
-        }
-    }
-
-    fn check(self, caps: &Capabilities, groups: usize) -> Result<Self> {
-        let Self { team, rows, unroll } = self;
-        let covers = unroll == 0 || team as usize * unroll as usize >= groups;
-        let fits = team.is_power_of_two()
-            && rows.is_power_of_two()
-            && team.saturating_mul(rows) <= caps.invocations
-            && unroll <= 4 * MAX_UNROLL as u32;
-        if covers && fits {
-            return Ok(self);
-        }
-        Err(Error::argument(
-            "tuning",
-            format!("{self:?} for {groups} groups of four a row"),
-            format!(
-                "powers of two, at most {} invocations, unroll 0 or covering the row",
-                caps.invocations
-            ),
-        ))
-    }
-}
-
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
@@ -215,7 +135,7 @@ impl Norm {
         self.plan_with(
             caps,
             args,
-            NormTuning::default_for(caps, rows.rows, rows.cols),
+            RowTuning::default_for(caps, rows.rows, rows.cols),
         )
     }
 
@@ -224,7 +144,7 @@ impl Norm {
         self,
         caps: &Capabilities,
         args: &NormArgs<&Layout>,
-        tuning: NormTuning,
+        tuning: RowTuning,
     ) -> Result<Launch> {
         if !(self.eps.is_finite() && self.eps >= 0.0) {
             return Err(Error::argument("eps", self.eps, "finite, at least 0"));
@@ -261,12 +181,8 @@ impl Norm {
         let y = rows_of("y", args.y, shape)?;
         let groups = cols.div_ceil(4);
         let tuning = tuning.check(caps, groups)?;
-        let reduce = if tuning.rows == 1 {
-            caps.reduce_tier()
-        } else {
-            ReduceTier::Workgroup
-        };
-        let recipe = self.recipe(args, tuning, reduce, if wide { 4 } else { 1 });
+        let vec = if wide { 4 } else { 1 };
+        let recipe = tuning.constants(self.recipe(args).with("VEC", vec), caps);
         let params = Params {
             rows: x.rows as u32,
             cols: cols as u32,
@@ -287,13 +203,7 @@ impl Norm {
         Launch::new(caps, recipe, grid, &params)
     }
 
-    fn recipe(
-        self,
-        args: &NormArgs<&Layout>,
-        tuning: NormTuning,
-        reduce: ReduceTier,
-        vec: u32,
-    ) -> Recipe {
+    fn recipe(self, args: &NormArgs<&Layout>) -> Recipe {
         let dtype =
             |layout: Option<&Layout>| layout.map_or(Constant::Name("none"), |l| l.dtype().into());
         let (residual, add, sum) = match args.residual {
@@ -310,11 +220,6 @@ impl Norm {
             .with("WEIGHT", dtype(args.weight))
             .with("BIAS", dtype(args.bias))
             .with("Y", args.y.dtype())
-            .with("VEC", vec)
-            .with("TEAM", tuning.team)
-            .with("ROWS", tuning.rows)
-            .with("UNROLL", tuning.unroll)
-            .with("REDUCE", reduce)
     }
 
     /// Records the normalisation.
@@ -328,7 +233,7 @@ impl Norm {
         self,
         pass: &mut Pass<'_>,
         args: NormArgs<&Tensor>,
-        tuning: NormTuning,
+        tuning: RowTuning,
     ) -> Result<()> {
         let launch = self.plan_with(pass.capabilities(), &args.layouts(), tuning)?;
         record(pass, &launch, &args)
@@ -437,7 +342,7 @@ mod tests {
             assert!(message.starts_with(name), "{message}");
         }
         for (team, rows, unroll) in [(3, 1, 1), (1, 1, 1), (512, 1, 1), (0, 1, 0), (2, 0, 4)] {
-            let tuning = NormTuning { team, rows, unroll };
+            let tuning = RowTuning { team, rows, unroll };
             let error = norm
                 .plan_with(&caps, &good, tuning)
                 .unwrap_err()
@@ -458,7 +363,7 @@ mod tests {
                 bias: None,
                 y: &x,
             };
-            for tuning in NormTuning::candidates(&caps, 300, cols) {
+            for tuning in RowTuning::candidates(&caps, 300, cols) {
                 Norm::rms(1e-5).plan_with(&caps, &args, tuning).unwrap();
             }
         }

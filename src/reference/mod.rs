@@ -4,6 +4,7 @@
 //! which sets the error that a kernel is allowed (twice that of naive arithmetic). Written to be read: no
 //! tiling, no reordering.
 
+pub mod attention;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
@@ -12,6 +13,8 @@ pub mod llama;
 pub mod norm;
 pub mod random;
 pub mod rope;
+pub mod select;
+pub mod softmax;
 
 use half::{bf16, f16};
 use num_traits::Float;

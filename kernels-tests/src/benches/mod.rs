@@ -5,7 +5,11 @@
 //! for none to be found in a cache, and a closure that records one run over one of the sets.
 
 pub mod elementwise;
+pub mod gemm;
+pub mod gemv;
 pub mod model;
+pub mod norm;
+pub mod rope;
 
 use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::ceilings::{Ceilings, Probe, Timer, time};
@@ -51,8 +55,37 @@ pub struct Bench {
 
 /// All families.
 pub const BENCHES: &[Bench] = &[
-    Bench { name: "elementwise", rows: elementwise::rows, sweep: elementwise::sweep },
-    Bench { name: "model", rows: model::rows, sweep: model::sweep },
+    Bench {
+        name: "elementwise",
+        rows: elementwise::rows,
+        sweep: elementwise::sweep,
+    },
+    Bench {
+        name: "gemm",
+        rows: gemm::rows,
+        sweep: gemm::sweep,
+    },
+    Bench {
+        name: "gemv",
+        rows: gemv::rows,
+        sweep: gemv::sweep,
+    },
+    Bench {
+        name: "norm",
+        rows: norm::rows,
+        sweep: norm::sweep,
+    },
+    Bench {
+        name: "rope",
+        rows: rope::rows,
+        // Nothing to tune.
+        sweep: rope::rows,
+    },
+    Bench {
+        name: "model",
+        rows: model::rows,
+        sweep: model::sweep,
+    },
 ];
 
 /// One problem to time.

@@ -1,7 +1,8 @@
 //! RMSNorm and LayerNorm: ggml's lengths and eps, residuals, views, means far from zero, every tuning.
 
 use flashwave::DType::{BF16, F16, F32};
-use flashwave::kernels::norm::{Norm, NormArgs, NormKind, NormTuning, Residual};
+use flashwave::kernels::norm::{Norm, NormArgs, NormKind, Residual};
+use flashwave::kernels::rows::RowTuning;
 use flashwave::reference::norm::normalise;
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
@@ -43,7 +44,7 @@ struct Setup {
     input: Input,
     /// Elements before and after every row of x and y that belong to no row.
     margins: [usize; 2],
-    tuning: Option<NormTuning>,
+    tuning: Option<RowTuning>,
 }
 
 impl Setup {
@@ -230,7 +231,7 @@ pub fn cases() -> Vec<Case> {
             );
         }
         for add in [Add::None, Add::InPlace, Add::Into(F16)] {
-            let tuning = Some(NormTuning {
+            let tuning = Some(RowTuning {
                 team: 64,
                 rows: 1,
                 unroll: 0,
@@ -242,7 +243,7 @@ pub fn cases() -> Vec<Case> {
             };
             push(group("read again"), setup, &[1e-6]);
         }
-        let wide = Some(NormTuning {
+        let wide = Some(RowTuning {
             team: 16,
             rows: 4,
             unroll: 0,
@@ -255,7 +256,7 @@ pub fn cases() -> Vec<Case> {
             },
             &[1e-6],
         );
-        let one = Some(NormTuning {
+        let one = Some(RowTuning {
             team: 8,
             rows: 2,
             unroll: 8,
@@ -309,7 +310,7 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                         let norm = Norm { kind, eps: 1e-5 };
                         let mut found = vec![norm.plan(caps, &args)?];
                         if tx == F16 && residual == 0 {
-                            for tuning in NormTuning::candidates(caps, rows, cols) {
+                            for tuning in RowTuning::candidates(caps, rows, cols) {
                                 found.push(norm.plan_with(caps, &args, tuning)?);
                             }
                         }

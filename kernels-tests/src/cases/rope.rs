@@ -128,7 +128,9 @@ impl Setup {
         let ids: Vec<u32> = (0..tokens)
             .map(|_| random.below(POSITIONS) as u32)
             .collect();
-        let ids_in = Tensor::from_slice(ctx, &ids, [tokens])?;
+        // In the middle of a longer list.
+        let list = [&[u32::MAX], ids.as_slice()].concat();
+        let ids_in = Tensor::from_slice(ctx, &list, [tokens + 1])?.narrow(0, 1..tokens + 1)?;
         let positions = match at {
             At::Start(start) => Positions::From(start),
             At::Tensor => Positions::Tensor(&ids_in),

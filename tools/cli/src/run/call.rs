@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use flashwave::{Context, DType, Tensor};
+use safetensors::Dtype;
 
 use super::entry::{Default, Entry, Value, library_dtype};
 use super::files::Stored;
@@ -84,6 +85,30 @@ impl<'a> Call<'a> {
             .ok_or_else(|| anyhow!("input {name}: missing"))
     }
 
+    /// An input of ids or positions with its shape, if the file has it.
+    pub fn ids(&self, name: &str) -> Result<Option<(Vec<u32>, Vec<usize>)>> {
+        let Some(stored) = self.stored(name) else {
+            return Ok(None);
+        };
+        let bytes = &stored.bytes;
+        let wide: Vec<i64> = match stored.dtype {
+            Dtype::I64 => bytemuck::pod_collect_to_vec(bytes),
+            Dtype::I32 => bytemuck::pod_collect_to_vec::<u8, i32>(bytes)
+                .into_iter()
+                .map(i64::from)
+                .collect(),
+            _ => bytemuck::pod_collect_to_vec::<u8, u32>(bytes)
+                .into_iter()
+                .map(i64::from)
+                .collect(),
+        };
+        let narrow = wide.iter().enumerate().map(|(place, &id)| {
+            u32::try_from(id)
+                .map_err(|_| anyhow!("input {name}: {id} at place {place}; allowed: 0 to 2^32 - 1"))
+        });
+        Ok(Some((narrow.collect::<Result<_>>()?, stored.shape.clone())))
+    }
+
     /// The value of a parameter: as set, or its default; `None` where the kernel derives it.
     fn value(&self, name: &str) -> Result<Option<Value>> {
         if let Some(value) = self.sets.get(name) {
@@ -103,6 +128,24 @@ impl<'a> Call<'a> {
             Some(Value::Choice(choice)) => Ok(Some(choice)),
             None => Ok(None),
             Some(other) => bail!("{name}: {other:?} is no choice"),
+        }
+    }
+
+    /// A number; `None` where it is not set and derived.
+    pub fn number(&self, name: &str) -> Result<Option<f64>> {
+        match self.value(name)? {
+            Some(Value::Number(number)) => Ok(Some(number)),
+            None => Ok(None),
+            Some(other) => bail!("{name}: {other:?} is no number"),
+        }
+    }
+
+    /// A whole number; `None` where it is not set and derived.
+    pub fn count(&self, name: &str) -> Result<Option<usize>> {
+        match self.value(name)? {
+            Some(Value::Count(count)) => Ok(Some(count)),
+            None => Ok(None),
+            Some(other) => bail!("{name}: {other:?} is no count"),
         }
     }
 

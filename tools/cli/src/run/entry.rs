@@ -156,6 +156,17 @@ pub const fn float(name: &'static str, shape: &'static str) -> Input {
     }
 }
 
+/// As [`float`], for an input that a kernel does without.
+pub const fn optional(name: &'static str, shape: &'static str) -> Input {
+    Input {
+        need: Need::Optional,
+        ..float(name, shape)
+    }
+}
+
+/// Types of ids and positions: what kernels take, and what other programs write.
+pub const IDS: &[Dtype] = &[Dtype::U32, Dtype::I32, Dtype::I64];
+
 /// A safetensors type as this program names types.
 pub fn dtype_name(dtype: Dtype) -> String {
     format!("{dtype:?}").to_lowercase()

@@ -4,9 +4,12 @@
 //! files, and every check of names and types, is done here once for all of them.
 
 mod call;
+mod dense;
 mod elementwise;
 mod entry;
 mod files;
+mod norm;
+mod tokens;
 
 use std::io::{Write, stdout};
 use std::path::PathBuf;
@@ -40,7 +43,14 @@ pub struct RunArgs {
 
 /// The entries of all families.
 fn entries() -> impl Iterator<Item = &'static Entry> {
-    [elementwise::ENTRIES].into_iter().flatten()
+    [
+        elementwise::ENTRIES,
+        dense::ENTRIES,
+        norm::ENTRIES,
+        tokens::ENTRIES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Runs the kernel, or lists.

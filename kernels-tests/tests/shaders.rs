@@ -168,3 +168,26 @@ fn uniform_parameters_take_the_place_of_immediates() {
     let uniform = link(&launch.recipe, ParamsTier::Uniform).expect("links");
     assert_eq!(bindings(&uniform)[0].access, Access::Uniform);
 }
+
+/// Software drivers run every other variant; these only meet a compiler here.
+#[test]
+fn cooperative_variants_become_spirv() {
+    let caps = devices().pop().expect("the large card");
+    let mut written = 0;
+    for (label, launch) in variants(&caps) {
+        let wgsl =
+            link(&launch.recipe, caps.params_tier()).unwrap_or_else(|e| panic!("{label}: {e}"));
+        if !wgsl.contains("enable wgpu_cooperative_matrix;") {
+            continue;
+        }
+        let (module, info) = parse(&wgsl, &caps, &label);
+        let options = naga::back::spv::Options {
+            lang_version: (1, 4),
+            ..Default::default()
+        };
+        naga::back::spv::write_vec(&module, &info, &options, None)
+            .unwrap_or_else(|e| panic!("{label}: {e}"));
+        written += 1;
+    }
+    assert!(written > 0);
+}

@@ -65,8 +65,8 @@ fn column(j: u32, sub: u32) -> u32 {
 #for j in range(0, columns, W)
     #if W == 2
     let ${name}_pair_${u}_${j} = load8_${name}(${name}_at_${u} + min(column(${j}u, sub), ${(d + 3) // 4 - 2}u) * 4u);
-    let ${name}_${u}_${j} = ${name}_pair_${u}_${j}[0];
-    let ${name}_${u}_${j + 1} = ${name}_pair_${u}_${j}[1];
+    let ${name}_${u}_${j} = ${name}_pair_${u}_${j}.low;
+    let ${name}_${u}_${j + 1} = ${name}_pair_${u}_${j}.high;
     #elif KVEC == 4
     let ${name}_${u}_${j} = load4_${name}(${name}_at_${u} + min(column(${j}u, sub), ${(d + 3) // 4 - 1}u) * 4u);
     #else

@@ -5,11 +5,7 @@ Bindings of a kernel: its parameters and its tensors.
   ${ t.input(1, "x", X) }               f32, f16 or bf16, read
   ${ t.output(2, "y", Y, VEC) }         written; with VEC 4 by aligned groups of four, with 1 by element
   ${ t.inout(2, "y", Y, VEC) }          read and written
-<<<<<<< HEAD
   ${ t.input8(1, "w", W) }              read by aligned groups of eight, in 16-byte accesses: for weights
-=======
-  ${ t.input8(1, "x", X) }              read by eight adjacent elements: 16 bytes of a 16-bit type in one access
->>>>>>> attn
   ${ t.words(3, "ids", "u32") }         plain 32-bit elements
 
 Memory is seen as groups of four elements (16 bytes of f32, 8 of f16 and bf16), the widest access that every
@@ -47,7 +43,6 @@ var<immediate> p: Params;
 ${loads(name, dtype, vec, false)}
 #endmacro
 
-<<<<<<< HEAD
 <# Sixteen bytes an access: with 16-bit elements twice what load4 has. f32 elements need two. #>
 #macro input8(index, name, dtype)
 #if dtype == "f32"
@@ -58,19 +53,6 @@ fn load8_${name}(i: u32) -> Eight { return Eight(${name}[i >> 2u], ${name}[(i >>
 fn load8_${name}(i: u32) -> Eight {
     let w = ${name}[i >> 3u];
     return Eight(
-=======
-#macro input8(index, name, dtype)
-#if dtype == "f32"
-@group(0) @binding(${index}) var<storage, read> ${name}: array<vec4<f32>>;
-fn load8_${name}(i: u32) -> array<vec4<f32>, 2> {
-    return array<vec4<f32>, 2>(${name}[i >> 2u], ${name}[(i >> 2u) + 1u]);
-}
-#else
-@group(0) @binding(${index}) var<storage, read> ${name}: array<vec4<u32>>;
-fn load8_${name}(i: u32) -> array<vec4<f32>, 2> {
-    let w = ${name}[i >> 3u];
-    return array<vec4<f32>, 2>(
->>>>>>> attn
         vec4<f32>(${pair("w.x", dtype)}, ${pair("w.y", dtype)}),
         vec4<f32>(${pair("w.z", dtype)}, ${pair("w.w", dtype)}),
     );

@@ -4,12 +4,14 @@
 //! the probe that bounds it, and how to prepare itself: tensors filled on the device, in as many sets as it takes
 //! for none to be found in a cache, and a closure that records one run over one of the sets.
 
+pub mod attention;
 pub mod elementwise;
 pub mod gemm;
 pub mod gemv;
 pub mod model;
 pub mod norm;
 pub mod rope;
+pub mod softmax;
 
 use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::ceilings::{Ceilings, Probe, Timer, time};
@@ -56,6 +58,11 @@ pub struct Bench {
 /// All families.
 pub const BENCHES: &[Bench] = &[
     Bench {
+        name: "attention",
+        rows: attention::rows,
+        sweep: attention::sweep,
+    },
+    Bench {
         name: "elementwise",
         rows: elementwise::rows,
         sweep: elementwise::sweep,
@@ -85,6 +92,11 @@ pub const BENCHES: &[Bench] = &[
         name: "model",
         rows: model::rows,
         sweep: model::sweep,
+    },
+    Bench {
+        name: "softmax",
+        rows: softmax::rows,
+        sweep: softmax::sweep,
     },
 ];
 

@@ -1,7 +1,8 @@
 //! Normalisation of a prompt's rows and of a token's.
 
 use flashwave::DType::{F16, F32};
-use flashwave::kernels::norm::{Norm, NormArgs, NormTuning, Residual};
+use flashwave::kernels::norm::{Norm, NormArgs, Residual};
+use flashwave::kernels::rows::RowTuning;
 use flashwave::{Capabilities, DType, Result, Tensor};
 
 use super::{Prepared, Row, Scale, random, sets};
@@ -60,13 +61,13 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
 /// Every tuning.
 pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let each = problems(scale).into_iter().flat_map(|p| {
-        let tunings = NormTuning::candidates(caps, p.rows, p.cols).into_iter();
+        let tunings = RowTuning::candidates(caps, p.rows, p.cols).into_iter();
         tunings.map(move |t| (p, t))
     });
     each.map(|(p, tuning)| row(caps, p, Some(tuning))).collect()
 }
 
-fn row(caps: &Capabilities, problem: Problem, tuning: Option<NormTuning>) -> Row {
+fn row(caps: &Capabilities, problem: Problem, tuning: Option<RowTuning>) -> Row {
     let Problem {
         norm: (norm, name),
         dtype,

@@ -180,7 +180,8 @@ pub fn library_dtype(dtype: Dtype) -> Option<DType> {
         Dtype::BF16 => DType::BF16,
         Dtype::I32 => DType::I32,
         Dtype::U32 => DType::U32,
-        Dtype::I8 => DType::I8,
+        // A mask: a byte each, zero for false.
+        Dtype::I8 | Dtype::BOOL => DType::I8,
         Dtype::F8_E4M3 => DType::F8E4M3,
         Dtype::F8_E5M2 => DType::F8E5M2,
         _ => return None,

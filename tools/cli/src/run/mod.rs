@@ -3,12 +3,14 @@
 //! Each kernel is an [`Entry`]: what it takes, as data, and a function that calls the library. Reading and writing
 //! files, and every check of names and types, is done here once for all of them.
 
+mod attention;
 mod call;
 mod dense;
 mod elementwise;
 mod entry;
 mod files;
 mod norm;
+mod rows;
 mod tokens;
 
 use std::io::{Write, stdout};
@@ -47,7 +49,9 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         elementwise::ENTRIES,
         dense::ENTRIES,
         norm::ENTRIES,
+        rows::ENTRIES,
         tokens::ENTRIES,
+        attention::ENTRIES,
     ]
     .into_iter()
     .flatten()

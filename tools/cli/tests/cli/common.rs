@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use flashwave::DType;
 use half::{bf16, f16};
+use kernels_tests::tolerance::{Ulps, check};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -117,4 +118,44 @@ pub fn run(test: &str, kernel: &str, sets: &[&str], inputs: &[Tensor]) -> Vec<Te
             bytes: view.data().to_vec(),
         })
         .collect()
+}
+
+/// What WGSL grants exp, division and logarithm; the matrix has a tighter sum for each kernel.
+const SLACK: Ulps = Ulps(90.0);
+
+/// Expects the output of this name, type and shape to be as near to `exact` as the rule of the matrix says.
+pub fn compare(
+    outputs: &[Tensor],
+    name: &str,
+    dtype: DType,
+    shape: &[usize],
+    exact: &[f64],
+    naive: &[f32],
+) {
+    let out = outputs.iter().find(|t| t.name == name);
+    let out = out.unwrap_or_else(|| panic!("no output {name} among {}", outputs.len()));
+    let stored = format!("{:?}", out.dtype).to_lowercase();
+    assert_eq!(
+        (stored.as_str(), &out.shape[..]),
+        (dtype.name(), shape),
+        "{name}"
+    );
+    if let Err(failure) = check(&out.values(), exact, naive, SLACK) {
+        panic!("{name}: {failure}");
+    }
+}
+
+/// Integers of 32 or 64 bits.
+pub fn integers<T: bytemuck::Pod>(
+    name: &str,
+    dtype: Dtype,
+    shape: &[usize],
+    values: &[T],
+) -> Tensor {
+    Tensor {
+        name: name.into(),
+        dtype,
+        shape: shape.to_vec(),
+        bytes: bytemuck::cast_slice(values).to_vec(),
+    }
 }

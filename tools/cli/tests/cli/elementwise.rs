@@ -1,14 +1,11 @@
 //! `flashwave run` of the elementwise kernels, through files, against the reference.
 
-use crate::common::{Tensor, run};
-use flashwave::DType::{self, BF16, F16, F32};
+use crate::common::{Tensor, compare, run};
+use flashwave::DType::{BF16, F16, F32};
 use flashwave::kernels::elementwise::{Activation, BinaryOp};
 use flashwave::reference::elementwise::{activate, combine};
 use kernels_tests::inputs::{Random, round, widen};
-use kernels_tests::tolerance::{Ulps, check};
 
-/// What WGSL grants exp and division; cases/elementwise.rs says how it comes about.
-const SLACK: Ulps = Ulps(90.0);
 const SHAPE: [usize; 2] = [3, 5];
 
 #[test]
@@ -31,7 +28,8 @@ fn activations_and_casts() {
         let out = run(&format!("elementwise-{kernel}"), kernel, sets, &inputs);
         let exact: Vec<f64> = widen(&host).iter().map(|&v| activate(f, v)).collect();
         let naive: Vec<f32> = host.iter().map(|&v| round(activate(f, v), y)).collect();
-        compare(kernel, &out, y, &exact, &naive);
+        assert_eq!(out.len(), 1, "{kernel}");
+        compare(&out, "out", y, &SHAPE, &exact, &naive);
     }
 }
 
@@ -60,19 +58,6 @@ fn binary_operations() {
         let naive: Vec<f32> = pairs
             .map(|(&a, &b)| round(combine(op, a, b), dtype))
             .collect();
-        compare(kernel, &out, dtype, &exact, &naive);
-    }
-}
-
-fn compare(kernel: &str, out: &[Tensor], dtype: DType, exact: &[f64], naive: &[f32]) {
-    assert_eq!(out.len(), 1, "{kernel}");
-    let stored = format!("{:?}", out[0].dtype).to_lowercase();
-    assert_eq!(
-        (out[0].name.as_str(), stored.as_str(), &out[0].shape[..]),
-        ("out", dtype.name(), &SHAPE[..]),
-        "{kernel}"
-    );
-    if let Err(failure) = check(&out[0].values(), exact, naive, SLACK) {
-        panic!("{kernel}: {failure}");
+        compare(&out, "out", dtype, &SHAPE, &exact, &naive);
     }
 }

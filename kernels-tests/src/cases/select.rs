@@ -1,8 +1,8 @@
 //! Arg-max and top-k: ggml's widths, with and without ties, NaN, infinities and signed zeros; results are exact.
 
 use flashwave::DType::{BF16, F16, F32};
-use flashwave::kernels::select::ArgMax;
-use flashwave::reference::select::argmax;
+use flashwave::kernels::select::{ArgMax, TopK};
+use flashwave::reference::select::{argmax, top_k};
 use flashwave::{Capabilities, DType, Launch, Layout, Tensor};
 
 use crate::Case;
@@ -98,7 +98,72 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
+    for (widths, ks, block) in TOP_K {
+        for &cols in widths {
+            for &k in ks.iter().filter(|&&k| k <= cols) {
+                for values in [Values::Distinct, Values::Ties] {
+                    let rows = if cols < 3000 { 3 } else { 1 };
+                    let name = format!("{values:?} {k} of {rows}x{cols} by {block}");
+                    top_k_case(&mut cases, name, values, F32, [rows, cols], k, block);
+                }
+            }
+        }
+    }
+    for dtype in [F32, F16, BF16] {
+        for values in [Values::Special, Values::Masked] {
+            let name = format!("{values:?} 70 of {dtype} 5x600");
+            top_k_case(&mut cases, name, values, dtype, [5, 600], 70, 256);
+        }
+    }
     cases
+}
+
+/// ggml's widths and numbers, thinned, and blocks: small ones reach many merges at small sizes.
+const TOP_K: [(&[usize], &[usize], usize); 4] = [
+    (
+        &[1, 2, 12, 64, 75, 1023, 1024, 1025, 2047, 2048, 2049],
+        &[1, 2, 3, 7, 15, 500, 1023],
+        2048,
+    ),
+    (&[16384, 16395, 65547], &[1, 100, 1023, 9999], 2048),
+    (&[1025, 2059], &[1, 15, 16, 17, 63, 64, 65, 1000], 64),
+    (&[4107], &[1, 100, 4107], 512),
+];
+
+fn top_k_case(
+    cases: &mut Vec<Case>,
+    name: String,
+    values: Values,
+    dtype: DType,
+    [rows, cols]: [usize; 2],
+    k: usize,
+    block: usize,
+) {
+    cases.push(Case::new("select", "top-k", name.clone(), move |ctx| {
+        let host = draw(
+            values,
+            &mut Random::new(Case::seed(&name)),
+            rows * cols,
+            dtype,
+        );
+        let x = Tensor::from_f32(ctx, dtype, &host, [rows, cols])?;
+        let values_out = poisoned(ctx, F32, [rows, k])?;
+        let indices_out = Tensor::from_slice(ctx, &vec![u32::MAX; rows * k], [rows, k])?;
+        ctx.record(|pass| TopK { block }.run(pass, &x, &values_out, &indices_out))?;
+        let best: Vec<usize> = host.chunks(cols).flat_map(|row| top_k(row, k)).collect();
+        let picked: Vec<f32> = best
+            .iter()
+            .enumerate()
+            .map(|(i, &c)| host[i / k * cols + c])
+            .collect();
+        let best: Vec<u32> = best.into_iter().map(|i| i as u32).collect();
+        Ok(
+            check_equal(&indices_out.to_vec::<u32>()?, &best)?.and(check_equal(
+                &comparable(&values_out.to_f32_vec()?),
+                &comparable(&picked),
+            )?),
+        )
+    }));
 }
 
 /// Every kind of variant.
@@ -115,6 +180,15 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                     let plan = ArgMax::default().plan(caps, &x, &index, value)?;
                     found.push(plan.scan);
                     found.extend(plan.merge);
+                }
+                for k in [1, 50, 1000] {
+                    let values = Layout::contiguous(F32, [3, k])?;
+                    let indices = Layout::contiguous(DType::U32, [3, k])?;
+                    for block in TopK::CANDIDATES {
+                        if k <= cols {
+                            found.extend(TopK { block }.plan(caps, &x, &values, &indices)?.steps);
+                        }
+                    }
                 }
                 Ok::<_, flashwave::Error>(found)
             })();

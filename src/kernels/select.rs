@@ -194,7 +194,7 @@ impl ArgMax {
     }
 }
 
-/// Records index[row] = the place of the row's greatest element: [`ArgMax`] with its defaults.
+/// Records `index[row]` = the place of the row's greatest element: [`ArgMax`] with its defaults.
 pub fn argmax(pass: &mut Pass<'_>, x: &Tensor, index: &Tensor) -> Result<()> {
     ArgMax::default().run(pass, x, index, None)
 }

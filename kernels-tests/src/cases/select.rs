@@ -66,6 +66,7 @@ pub fn cases() -> Vec<Case> {
             (1, 32_000, 8192),
             (2, 10_001, 2048),
             (130, 300, 64),
+            (1, 5003, 8),
         ] {
             for values in VALUES {
                 let name = format!("{values:?} {dtype} {rows}x{cols} by {chunk}");

@@ -2,8 +2,8 @@
 //
 // source: [row][run][length] of (key, index), greatest first. OUT pairs: [row][pair of runs][keep]; final: one pair a row,
 // values (f32) and indices [row][keep]. One invocation an element: its place in the result is its place in its run plus
-// the number of elements of the other run that come before it, found by bisection. Elements are distinct, and of equal
-// padding the left run's counts as first, so that every place is taken once. A missing right run is padding.
+// the number of elements of the other run that come before it, found by bisection. Only a row's last run ends in padding,
+// so that no two of a pair are equal and every place is taken once. A missing right run is padding.
 #import "lib/tensor.wgsl" as t
 #import "lib/order.wgsl" as order
 
@@ -56,10 +56,7 @@ fn main(
     while low < high {
         let middle = (low + high) >> 1u;
         let theirs = source[other + middle];
-        var theirs_first = before(theirs, own);
-        // On the right, what is equal on the left comes first.
-        if side == 1u { theirs_first = !before(own, theirs); }
-        if theirs_first { low = middle + 1u; } else { high = middle; }
+        if before(theirs, own) { low = middle + 1u; } else { high = middle; }
     }
     let place = at + low;
     if place < p.keep {

@@ -16,30 +16,42 @@ enum Values {
     Ties,
     /// NaN, infinities and zeros of both signs among them.
     Special,
+    /// Zeros of both signs, which are equal, and less.
+    Zeros,
     /// Nothing but negative infinity.
     Masked,
 }
 
 fn draw(values: Values, random: &mut Random, n: usize, dtype: DType) -> Vec<f32> {
-    let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, 1.0];
+    let special = [
+        f32::NAN,
+        -f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        -0.0,
+        0.0,
+        1.0,
+    ];
     match values {
         Values::Distinct => random.normals(n, dtype),
         Values::Ties => (0..n).map(|_| random.below(7) as f32 - 3.0).collect(),
         // NaN only in every other draw: without, the infinity has to win.
         Values::Special => {
-            let first = random.below(2);
+            let first = 2 * random.below(2);
             (0..n)
-                .map(|_| special[first + random.below(6 - first)])
+                .map(|_| special[first + random.below(7 - first)])
                 .collect()
         }
+        Values::Zeros => (0..n).map(|_| special[3 + random.below(3)]).collect(),
         Values::Masked => vec![f32::NEG_INFINITY; n],
     }
 }
 
-const VALUES: [Values; 4] = [
+const VALUES: [Values; 5] = [
     Values::Distinct,
     Values::Ties,
     Values::Special,
+    Values::Zeros,
     Values::Masked,
 ];
 
@@ -111,7 +123,7 @@ pub fn cases() -> Vec<Case> {
         }
     }
     for dtype in [F32, F16, BF16] {
-        for values in [Values::Special, Values::Masked] {
+        for values in [Values::Special, Values::Zeros, Values::Masked] {
             let name = format!("{values:?} 70 of {dtype} 5x600");
             top_k_case(&mut cases, name, values, dtype, [5, 600], 70, 256);
         }

@@ -44,6 +44,32 @@ impl Rows {
     }
 }
 
+/// A layout seen as matrices of one shape: a batch of [`Rows`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrices {
+    /// Number of matrices: the product of all dimensions but the last two.
+    pub batch: usize,
+    /// Distance between matrices.
+    pub batch_stride: usize,
+    /// Rows of one matrix.
+    pub rows: usize,
+    /// Size of the last dimension.
+    pub cols: usize,
+    /// Distance between rows.
+    pub stride: usize,
+    /// Where the first matrix starts.
+    pub offset: usize,
+}
+
+impl Matrices {
+    /// Whether every row starts at, and holds, a multiple of `n` elements.
+    pub fn multiple_of(&self, n: usize) -> bool {
+        [self.cols, self.offset].iter().all(|v| v.is_multiple_of(n))
+            && (self.rows == 1 || self.stride.is_multiple_of(n))
+            && (self.batch == 1 || self.batch_stride.is_multiple_of(n))
+    }
+}
+
 impl Layout {
     /// Row-major without gaps. Errors if a dimension is zero, if there are more than [`MAX_RANK`], or 2^32
     /// elements or more.
@@ -210,23 +236,53 @@ impl Layout {
         if cols > 1 && self.strides[leading.len()] != 1 {
             return Err(unfit());
         }
-        // Merge from the innermost leading dimension outwards.
-        let (mut rows, mut stride) = (1, cols);
-        for (&size, &step) in leading.iter().zip(&self.strides).rev() {
-            if size == 1 {
-                continue;
-            }
-            if rows == 1 {
-                stride = step;
-            } else if step != rows * stride {
-                return Err(unfit());
-            }
-            rows *= size;
-        }
+        let leading = leading.len();
+        let (rows, stride) =
+            merge(&self.shape[..leading], &self.strides[..leading], cols).ok_or_else(unfit)?;
         Ok(Rows {
             rows,
             cols,
             stride,
+            offset: self.offset,
+        })
+    }
+
+    /// The layout with its leading dimensions merged into one, as [`as_rows`](Self::as_rows) sees it.
+    pub fn flatten_rows(&self, name: &str) -> Result<Self> {
+        let rows = self.as_rows(name)?;
+        Ok(Self {
+            dtype: self.dtype,
+            shape: [rows.rows, rows.cols].into_iter().collect(),
+            strides: [rows.stride, 1].into_iter().collect(),
+            offset: self.offset,
+        })
+    }
+
+    /// The layout as matrices of its last two dimensions, whose rows must be of adjacent elements, with the
+    /// dimensions before them merged, which must be evenly spaced. `name` is what an error calls the tensor.
+    pub fn as_matrices(&self, name: &str) -> Result<Matrices> {
+        let unfit = || {
+            let allowed =
+                "two or more dimensions, adjacent elements in the last, evenly spaced matrices";
+            Error::argument(name, format!("{self:?}"), allowed)
+        };
+        let leading = self.rank().checked_sub(2).ok_or_else(unfit)?;
+        let (rows, cols) = (self.shape[leading], self.shape[leading + 1]);
+        if cols > 1 && self.strides[leading + 1] != 1 {
+            return Err(unfit());
+        }
+        let (batch, batch_stride) =
+            merge(&self.shape[..leading], &self.strides[..leading], 0).ok_or_else(unfit)?;
+        Ok(Matrices {
+            batch,
+            batch_stride,
+            rows,
+            cols,
+            stride: if rows == 1 {
+                cols
+            } else {
+                self.strides[leading]
+            },
             offset: self.offset,
         })
     }
@@ -268,6 +324,24 @@ impl fmt::Debug for Layout {
         }
         Ok(())
     }
+}
+
+/// Dimensions seen as one: its size and stride (`single` where there is but one element), if evenly spaced.
+fn merge(shape: &[usize], strides: &[usize], single: usize) -> Option<(usize, usize)> {
+    let (mut count, mut stride) = (1, single);
+    // From the innermost outwards.
+    for (&size, &step) in shape.iter().zip(strides).rev() {
+        if size == 1 {
+            continue;
+        }
+        if count == 1 {
+            stride = step;
+        } else if step != count * stride {
+            return None;
+        }
+        count *= size;
+    }
+    Some((count, stride))
 }
 
 fn row_major(shape: &[usize]) -> Dims {

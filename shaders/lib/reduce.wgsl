@@ -13,9 +13,19 @@ two, every run of TEAM invocations has its own result (workgroup tier only: wher
 Every invocation of the workgroup has to call it (barriers inside), with `lane` its local_invocation_index.
 subgroup: a subgroup operation, then one value a subgroup through workgroup memory, read by all; subgroups of any
 size from 4 to 128. workgroup: a tree through workgroup memory.
+
+Many sums at once, with as few barriers as one (`sums_scratch` instead of `scratch`):
+  ${ reduce.sums_scratch(REDUCE, WG, COUNT) }           once a kernel
+  ${ reduce.sums_put(REDUCE, WG, i, "value") }          for each i below COUNT, by every invocation
+  ${ reduce.sums_finish(REDUCE, WG, COUNT) }            then lane i, for i below COUNT at most WG, holds `total`
+and a workgroupBarrier() before the next round of puts.
 #>
 #macro scratch(tier, wg)
 var<workgroup> reduce_scratch: array<f32, ${wg}>;
+${builtins(tier)}
+#endmacro
+
+#macro builtins(tier)
 #if tier == "subgroup"
 var<private> reduce_subgroup: u32;
 var<private> reduce_subgroups: u32;
@@ -70,10 +80,107 @@ fn workgroup_${name}(v: f32, lane: u32) -> f32 {
 #endif
 #endmacro
 
+#macro sums_scratch(tier, wg, count)
+${builtins(tier)}
+#if tier == "subgroup"
+var<workgroup> sums_scratch: array<f32, ${count * (wg // 4)}>;
+#else
+var<workgroup> sums_scratch: array<f32, ${count * wg}>;
+#endif
+#endmacro
+
+#macro sums_put(tier, wg, i, value)
+#if tier == "subgroup"
+{
+    let own = subgroupAdd(${value});
+    if reduce_lane == 0u { sums_scratch[${i * (wg // 4)}u + reduce_subgroup] = own; }
+}
+#else
+sums_scratch[${i * wg}u + lane] = ${value};
+#endif
+#endmacro
+
+#macro sums_finish(tier, wg, count)
+workgroupBarrier();
+var total = 0.0;
+#if tier == "subgroup"
+if lane < ${count}u {
+    for (var s = 0u; s < reduce_subgroups; s += 1u) { total += sums_scratch[lane * ${wg // 4}u + s]; }
+}
+#else
+for (var half = ${wg // 2}u; half > 0u; half >>= 1u) {
+    if lane < half {
+        #for i in range(count)
+        sums_scratch[${i * wg}u + lane] += sums_scratch[${i * wg}u + lane + half];
+        #endfor
+    }
+    workgroupBarrier();
+}
+if lane < ${count}u { total = sums_scratch[lane * ${wg}u]; }
+#endif
+#endmacro
+
 #macro combine(name, a, b)
 #if name == "sum"
 ${a} + ${b}
 #else
 max(${a}, ${b})
+#endif
+#endmacro
+
+<#
+Sums over groups of `width` (a power of two) adjacent invocations: `group_sum(v, lane)`, every invocation of a
+group gets its sum. Every invocation of the workgroup has to call it.
+
+  ${ reduce.group_arguments(REDUCE) }                   among main's arguments
+  let lane = ${ reduce.group_lane(REDUCE) };            the invocation's number: use this one everywhere
+  ${ reduce.group_sum(REDUCE, WG, WIDTH) }
+
+subgroup: shuffles; no subgroup may be smaller than a group, and WG is a multiple of every subgroup size. WGSL does
+not promise that neighbours by local_invocation_index are neighbours in a subgroup, so `lane` is counted by
+subgroups. workgroup: through workgroup memory.
+#>
+#macro group_arguments(tier)
+#if tier == "subgroup"
+    @builtin(subgroup_id) group_subgroup: u32,
+    @builtin(subgroup_size) group_subgroup_size: u32,
+    @builtin(subgroup_invocation_id) group_invocation: u32,
+#else
+    @builtin(local_invocation_index) group_invocation: u32,
+#endif
+#endmacro
+
+#macro group_lane(tier)
+#if tier == "subgroup"
+group_subgroup * group_subgroup_size + group_invocation
+#else
+group_invocation
+#endif
+#endmacro
+
+#macro group_sum(tier, wg, width)
+#if tier == "subgroup"
+fn group_sum(v: vec4<f32>, lane: u32) -> vec4<f32> {
+    var total = v;
+    #for step in [1, 2, 4, 8, 16, 32]
+    #if step < width
+    total += subgroupShuffleXor(total, ${step}u);
+    #endif
+    #endfor
+    return total;
+}
+#else
+var<workgroup> group_scratch: array<vec4<f32>, ${wg}>;
+fn group_sum(v: vec4<f32>, lane: u32) -> vec4<f32> {
+    workgroupBarrier();
+    group_scratch[lane] = v;
+    workgroupBarrier();
+    let first = lane & ~${width - 1}u;
+    var total = group_scratch[first];
+    for (var i = 1u; i < ${width}u; i += 1u) {
+        total += group_scratch[first + i];
+    }
+    return total;
+}
 #endif
 #endmacro

@@ -5,13 +5,20 @@ Bindings of a kernel: its parameters and its tensors.
   ${ t.input(1, "x", X) }               f32, f16 or bf16, read
   ${ t.output(2, "y", Y, VEC) }         written; with VEC 4 by aligned groups of four, with 1 by element
   ${ t.inout(2, "y", Y, VEC) }          read and written
+<<<<<<< HEAD
+  ${ t.input8(1, "w", W) }              read by aligned groups of eight, in 16-byte accesses: for weights
+=======
+  ${ t.input8(1, "x", X) }              read by eight adjacent elements: 16 bytes of a 16-bit type in one access
+>>>>>>> attn
   ${ t.words(3, "ids", "u32") }         plain 32-bit elements
 
 Memory is seen as groups of four elements (16 bytes of f32, 8 of f16 and bf16), the widest access that every
 element type has. For a tensor `x` there are then, all with element indices,
   load_x(i) -> f32                      any element
   load4_x(i) -> vec4<f32>               i a multiple of 4
+  load8_x(i) -> array<vec4<f32>, 2>     input8 only: i a multiple of 8
   load_some_x(i, n) -> vec4<f32>        n elements from i on, the rest zero; with VEC 4, i and n are multiples of 4
+  load8_w(i) -> Eight                   input8 only: .low and .high of four elements; i a multiple of 8
   store_y(i, v)                         VEC 1 only: any element
   store4_y(i, v)                        VEC 4 only: i a multiple of 4
   store_some_y(i, n, v)                 the first n of four, as load_some
@@ -38,6 +45,37 @@ var<immediate> p: Params;
 @group(0) @binding(${index}) var<storage, read> ${name}: array<vec2<u32>>;
 #endif
 ${loads(name, dtype, vec, false)}
+#endmacro
+
+<<<<<<< HEAD
+<# Sixteen bytes an access: with 16-bit elements twice what load4 has. f32 elements need two. #>
+#macro input8(index, name, dtype)
+#if dtype == "f32"
+@group(0) @binding(${index}) var<storage, read> ${name}: array<vec4<f32>>;
+fn load8_${name}(i: u32) -> Eight { return Eight(${name}[i >> 2u], ${name}[(i >> 2u) + 1u]); }
+#else
+@group(0) @binding(${index}) var<storage, read> ${name}: array<vec4<u32>>;
+fn load8_${name}(i: u32) -> Eight {
+    let w = ${name}[i >> 3u];
+    return Eight(
+=======
+#macro input8(index, name, dtype)
+#if dtype == "f32"
+@group(0) @binding(${index}) var<storage, read> ${name}: array<vec4<f32>>;
+fn load8_${name}(i: u32) -> array<vec4<f32>, 2> {
+    return array<vec4<f32>, 2>(${name}[i >> 2u], ${name}[(i >> 2u) + 1u]);
+}
+#else
+@group(0) @binding(${index}) var<storage, read> ${name}: array<vec4<u32>>;
+fn load8_${name}(i: u32) -> array<vec4<f32>, 2> {
+    let w = ${name}[i >> 3u];
+    return array<vec4<f32>, 2>(
+>>>>>>> attn
+        vec4<f32>(${pair("w.x", dtype)}, ${pair("w.y", dtype)}),
+        vec4<f32>(${pair("w.z", dtype)}, ${pair("w.w", dtype)}),
+    );
+}
+#endif
 #endmacro
 
 #macro output(index, name, dtype, vec)
@@ -153,6 +191,11 @@ bf16_word(${pair})
 
 <# Functions that the tensors of a kernel share: once a kernel. #>
 #macro prelude()
+struct Eight {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
 fn bf16_pair(word: u32) -> vec2<f32> {
     return vec2<f32>(bitcast<f32>(word << 16u), bitcast<f32>(word & 0xffff0000u));
 }

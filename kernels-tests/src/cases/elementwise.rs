@@ -36,7 +36,7 @@ const SHAPES: [&[usize]; 6] = [
 
 /// What WGSL grants: exp(u) with |u| at most 90 before it saturates is 3 + 2|u| ulp, but its share of the result
 /// fades as exp(-u) falls under 1: the worst is near |u| = 8, then a division of 2.5 ulp.
-fn slack(f: Activation) -> Ulps {
+pub(super) fn slack(f: Activation) -> Ulps {
     match f {
         Activation::None | Activation::Relu => Ulps(0.0),
         Activation::Silu | Activation::GeluTanh => Ulps(2.0 * (3.0 + 2.0 * 8.0 + 2.5)),

@@ -1,8 +1,12 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
+pub mod attention;
+pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
+pub mod gemm;
 pub mod norm;
+pub mod random;
 pub mod rope;
 pub mod select;
 pub mod softmax;
@@ -24,9 +28,29 @@ pub struct Family {
 /// All families.
 pub const FAMILIES: &[Family] = &[
     Family {
+        name: "attention",
+        cases: attention::cases,
+        launches: attention::launches,
+    },
+    Family {
+        name: "ceilings",
+        cases: ceilings::cases,
+        launches: ceilings::launches,
+    },
+    Family {
         name: "elementwise",
         cases: elementwise::cases,
         launches: elementwise::launches,
+    },
+    Family {
+        name: "embedding",
+        cases: embedding::cases,
+        launches: embedding::launches,
+    },
+    Family {
+        name: "gemm",
+        cases: gemm::cases,
+        launches: gemm::launches,
     },
     Family {
         name: "norm",
@@ -34,9 +58,9 @@ pub const FAMILIES: &[Family] = &[
         launches: norm::launches,
     },
     Family {
-        name: "embedding",
-        cases: embedding::cases,
-        launches: embedding::launches,
+        name: "random",
+        cases: random::cases,
+        launches: random::launches,
     },
     Family {
         name: "rope",

@@ -1,0 +1,292 @@
+// y[m, n] = F(sum_k x[m, k] W[n, k] + bias[n]) + residual[m, n] for few rows m; GATED: F(gate) * up, where the
+// rows of W are n gate rows, then n up rows. NORM: x is normalised on the way, x[m, k] norm[k] / rms(x[m]).
+//
+// x, W, y, residual: rows of adjacent elements, `stride` apart. The product is bound by reading W: it is read
+// once (for each M rows of x, workgroup_id.z), CHUNK elements an access, neighbours beside each other; x comes out of
+// the caches.
+//
+// A workgroup makes ROWS columns of y. TEAM "subgroup": each subgroup takes R of them at a time and strides
+// along k, all others do likewise without barriers; "workgroup": all invocations share the same R. UNROLL steps
+// along k are loaded before any is used: R * UNROLL independent loads of W in flight for each invocation.
+// The sums go through workgroup memory, so that four neighbours are finished and stored together, as 16-bit
+// elements need. NORM: every team sums x^2 on its way; it is memory that is short, not arithmetic, and the sum
+// scales the result only at the end.
+//
+// CHUNK 8: rows of W are multiples of 16 bytes (8 elements of 16 bits); 4: of four elements; 1: any, by element.
+#import "lib/tensor.wgsl" as t
+#import "lib/activation.wgsl" as activation
+#import "lib/reduce.wgsl" as reduce
+
+#set V = R * (2 if GATED == 1 else 1)
+#set NORMED = NORM != "none"
+#set COUNT = M * V + (M if NORMED else 0)
+<# Elements of a step along k, and the vectors of four they are in. #>
+#set STEP = 8 if CHUNK == 8 else 4
+#set Q = STEP // 4
+<# Vectors of sums have more independent chains, but four times the registers. #>
+#set WIDE_SUMS = M * V <= 8
+
+#macro operand(index, name, dtype)
+#if CHUNK == 8
+${ t.input8(index, name, dtype) }
+#else
+${ t.input(index, name, dtype, CHUNK) }
+#endif
+#endmacro
+
+struct Params {
+    rows: u32,
+    n: u32,
+    k: u32,
+    x_offset: u32,
+    x_stride: u32,
+    w_offset: u32,
+    w_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    bias_offset: u32,
+    residual_offset: u32,
+    residual_stride: u32,
+    norm_offset: u32,
+    eps: f32,
+}
+${ t.params(PARAMS) }
+${ t.prelude() }
+${ operand(1, "x", X) }
+${ operand(2, "w", W) }
+#if RESIDUAL == "inout"
+${ t.inout(3, "y", Y, Y_VEC) }
+#else
+${ t.output(3, "y", Y, Y_VEC) }
+#endif
+#if BIAS != "none"
+${ t.input(4, "bias", BIAS, Y_VEC) }
+#endif
+#if RESIDUAL != "none" and RESIDUAL != "inout"
+${ t.input(5, "residual", RESIDUAL, Y_VEC) }
+#endif
+#if NORMED
+${ operand(6, "norm", NORM) }
+#endif
+${ activation.functions(F) }
+
+#if TEAM == "workgroup"
+${ reduce.sums_scratch(REDUCE, WG, COUNT) }
+#else
+${ reduce.builtins(REDUCE) }
+#endif
+// [gate or up][row of x][column]
+var<workgroup> results: array<f32, ${(2 if GATED == 1 else 1) * M * ROWS}>;
+#if NORMED
+var<workgroup> squares: array<f32, ${M}>;
+#endif
+
+<# Names `${to}_0`, `${to}_1` for the elements of one step. #>
+#macro load(to, name, index)
+#if CHUNK == 8
+let ${to} = load8_${name}(${index});
+let ${to}_0 = ${to}.low;
+let ${to}_1 = ${to}.high;
+#elif CHUNK == 4
+let ${to}_0 = load4_${name}(${index});
+#else
+let ${to}_0 = load_some_${name}(${index}, left);
+#endif
+#endmacro
+
+<# `count` steps along k, `stride` apart: all loads of W, then the arithmetic. #>
+#macro steps(count)
+#for u in range(count)
+let k${u} = k + ${u}u * stride;
+#for v in range(V)
+#if CHUNK == 1
+let left${u}_${v} = min(p.k - k${u}, 4u);
+let w${u}_${v}_0 = load_some_w(w${v} + k${u}, left${u}_${v});
+#else
+${load("w" ~ u ~ "_" ~ v, "w", "w" ~ v ~ " + k" ~ u)}
+#endif
+#endfor
+#endfor
+#for u in range(count)
+{
+    #if CHUNK == 1
+    let left = min(p.k - k${u}, 4u);
+    #endif
+    #if NORMED
+    ${load("g", "norm", "p.norm_offset + k" ~ u)}
+    #endif
+    #for m in range(M)
+    {
+        ${load("x", "x", "x" ~ m ~ " + k" ~ u)}
+        #for q in range(Q)
+        #if NORMED
+        square${m} += dot(x_${q}, x_${q});
+        let s${q} = x_${q} * g_${q};
+        #else
+        let s${q} = x_${q};
+        #endif
+        #for v in range(V)
+        #if WIDE_SUMS
+        sum${m}_${v} = fma(w${u}_${v}_${q}, s${q}, sum${m}_${v});
+        #else
+        sum${m}_${v} += dot(w${u}_${v}_${q}, s${q});
+        #endif
+        #endfor
+        #endfor
+    }
+    #endfor
+}
+#endfor
+#endmacro
+
+#macro total(m, v)
+#if WIDE_SUMS
+(sum${m}_${v}.x + sum${m}_${v}.y) + (sum${m}_${v}.z + sum${m}_${v}.w)
+#else
+sum${m}_${v}
+#endif
+#endmacro
+
+<# Where in `results` a sum goes: v counts gate and up of the first row, of the second and so on. #>
+#macro place(m, v)
+#if GATED == 1
+${(v % 2) * M * ROWS + m * ROWS + v // 2}u
+#else
+${m * ROWS + v}u
+#endif
+#endmacro
+
+@compute @workgroup_size(${WG})
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    #if TEAM == "subgroup"
+    @builtin(subgroup_size) team_size: u32,
+    #endif
+    ${ reduce.arguments(REDUCE) }
+) {
+    ${ reduce.begin(REDUCE) }
+    let n0 = (workgroup.y * grid.x + workgroup.x) * ${ROWS}u;
+    if n0 >= p.n { return; }
+    let m0 = workgroup.z * ${M}u;
+    // Rows past the end repeat the last one and are not stored.
+    #for m in range(M)
+    let x${m} = p.x_offset + min(m0 + ${m}u, p.rows - 1u) * p.x_stride;
+    #endfor
+    #if TEAM == "subgroup"
+    let stride = team_size * ${STEP}u;
+    for (var first = reduce_subgroup * ${R}u; first < ${ROWS}u; first += reduce_subgroups * ${R}u) {
+        var k = reduce_lane * ${STEP}u;
+    #else
+    let stride = ${WG * STEP}u;
+    for (var first = 0u; first < ${ROWS}u; first += ${R}u) {
+        var k = lane * ${STEP}u;
+    #endif
+        #for v in range(V)
+        #if GATED == 1
+        let w${v} = p.w_offset + (min(n0 + first + ${v // 2}u, p.n - 1u) + ${v % 2}u * p.n) * p.w_stride;
+        #else
+        let w${v} = p.w_offset + min(n0 + first + ${v}u, p.n - 1u) * p.w_stride;
+        #endif
+        #endfor
+        #for m in range(M)
+        #for v in range(V)
+        var sum${m}_${v} = ${"vec4<f32>()" if WIDE_SUMS else "0.0"};
+        #endfor
+        #if NORMED
+        var square${m} = 0.0;
+        #endif
+        #endfor
+        #if UNROLL > 1
+        for (; k + ${UNROLL - 1}u * stride < p.k; k += ${UNROLL}u * stride) {
+            ${steps(UNROLL)}
+        }
+        #endif
+        for (; k < p.k; k += stride) {
+            ${steps(1)}
+        }
+        #if TEAM == "subgroup"
+        #for m in range(M)
+        #for v in range(V)
+        let total${m}_${v} = subgroupAdd(${total(m, v)});
+        #endfor
+        #if NORMED
+        let squares${m} = subgroupAdd(square${m});
+        #endif
+        #endfor
+        if reduce_lane == 0u {
+            #for m in range(M)
+            #for v in range(V)
+            results[first + ${place(m, v)}] = total${m}_${v};
+            #endfor
+            #if NORMED
+            if first == 0u { squares[${m}] = squares${m}; }
+            #endif
+            #endfor
+        }
+        #else
+        #for m in range(M)
+        #for v in range(V)
+        ${ reduce.sums_put(REDUCE, WG, m * V + v, total(m, v)) }
+        #endfor
+        #if NORMED
+        ${ reduce.sums_put(REDUCE, WG, M * V + m, "square" ~ m) }
+        #endif
+        #endfor
+        ${ reduce.sums_finish(REDUCE, WG, COUNT) }
+        if lane < ${M * V}u {
+            let m = lane / ${V}u;
+            let v = lane % ${V}u;
+            #if GATED == 1
+            results[(v % 2u) * ${M * ROWS}u + m * ${ROWS}u + first + v / 2u] = total;
+            #else
+            results[m * ${ROWS}u + first + v] = total;
+            #endif
+        }
+        #if NORMED
+        if lane >= ${M * V}u && lane < ${COUNT}u { squares[lane - ${M * V}u] = total; }
+        #endif
+        workgroupBarrier();
+        #endif
+    }
+    #if TEAM == "subgroup"
+    workgroupBarrier();
+    #endif
+
+    // Four columns of a row at a time.
+    for (var i = lane; i < ${M * ROWS // 4}u; i += ${WG}u) {
+        let m = i / ${ROWS // 4}u;
+        let col = (i % ${ROWS // 4}u) * 4u;
+        let row = m0 + m;
+        if row >= p.rows || n0 + col >= p.n { continue; }
+        let n = min(p.n - n0 - col, 4u);
+        let at_sum = m * ${ROWS}u + col;
+        var y = vec4<f32>(results[at_sum], results[at_sum + 1u], results[at_sum + 2u], results[at_sum + 3u]);
+        #if GATED == 1
+        let at_up = at_sum + ${M * ROWS}u;
+        var up = vec4<f32>(results[at_up], results[at_up + 1u], results[at_up + 2u], results[at_up + 3u]);
+        #endif
+        #if NORMED
+        let scale = inverseSqrt(squares[m] / f32(p.k) + p.eps);
+        y *= scale;
+        #if GATED == 1
+        up *= scale;
+        #endif
+        #endif
+        #if BIAS != "none"
+        y += load_some_bias(p.bias_offset + n0 + col, n);
+        #endif
+        y = activate4(y);
+        #if GATED == 1
+        y *= up;
+        #endif
+        let at = p.y_offset + row * p.y_stride + n0 + col;
+        #if RESIDUAL == "inout"
+        y += load_some_y(at, n);
+        #elif RESIDUAL != "none"
+        y += load_some_residual(p.residual_offset + row * p.residual_stride + n0 + col, n);
+        #endif
+        store_some_y(at, n, y);
+    }
+}

@@ -1,0 +1,595 @@
+//! Matrix products: batched, operands transposed or not, with bias, activation, gating and residual fused.
+//!
+//! Bound by arithmetic where the matrices are large; [`gemv`](super::gemv) is the kernel for few rows, which
+//! are bound by memory. [`linear`](super::linear) chooses between them.
+
+use arrayvec::ArrayVec;
+use bytemuck::{Pod, Zeroable};
+
+use super::elementwise::Activation;
+use crate::capabilities::{Capabilities, DeviceClass};
+use crate::error::{Error, Result};
+use crate::layout::{Layout, Matrices};
+use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recorder::Pass;
+use crate::tensor::Tensor;
+
+/// How an operand lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transpose {
+    /// As it is multiplied: A as [m, k], B as [k, n].
+    No,
+    /// Transposed: A as [k, m], B as [n, k] (the weights of a linear layer in Hugging Face's files).
+    Yes,
+}
+
+/// What is added to a result after its activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residual<'a, T> {
+    /// Nothing.
+    None,
+    /// What the output tensor holds: out += result.
+    InOut,
+    /// Another tensor of the output's shape, not in the output's memory.
+    From(&'a T),
+}
+
+impl<'a, T> Residual<'a, T> {
+    /// With the tensor replaced by what `f` makes of it.
+    pub(super) fn map<U>(&self, f: impl FnOnce(&'a T) -> &'a U) -> Residual<'a, U> {
+        match *self {
+            Self::None => Residual::None,
+            Self::InOut => Residual::InOut,
+            Self::From(t) => Residual::From(f(t)),
+        }
+    }
+}
+
+impl Residual<'_, Layout> {
+    /// The recipe's constant: where it comes from, or its element type.
+    pub(super) fn constant(&self) -> Constant {
+        match self {
+            Self::None => "none".into(),
+            Self::InOut => "inout".into(),
+            Self::From(layout) => layout.dtype().into(),
+        }
+    }
+}
+
+/// Whether a product's columns are halves of a gated pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Gating {
+    /// Every row of the weights makes a column of the output.
+    None,
+    /// The weights hold n gate rows, then n up rows; the output has n columns, F(gate) * up: with SiLU this is
+    /// SwiGLU (arXiv 2002.05202).
+    GateUp,
+}
+
+impl Gating {
+    pub(super) const fn constant(self) -> u32 {
+        matches!(self, Self::GateUp) as u32
+    }
+
+    /// Rows of the weights for a column of the output.
+    pub(super) const fn factor(self) -> usize {
+        match self {
+            Self::None => 1,
+            Self::GateUp => 2,
+        }
+    }
+}
+
+/// Whether the next step's elements are read during a step's arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Prefetch {
+    /// No: fewer registers.
+    Off,
+    /// Into registers.
+    On,
+}
+
+/// How the work is cut: one row of a tuning table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GemmTuning {
+    /// Rows of the output for a workgroup: a power of two, at least 16.
+    pub tile_m: u32,
+    /// Columns of the output for a workgroup: a power of two, at least 16.
+    pub tile_n: u32,
+    /// Steps along k between barriers: a power of two, at least 8.
+    pub tile_k: u32,
+    /// Rows of the output for an invocation: 4 or 8.
+    pub per_m: u32,
+    /// Columns of the output for an invocation: 4 or 8; 8 for a gated product.
+    pub per_n: u32,
+    /// Whether to read ahead.
+    pub prefetch: Prefetch,
+    /// Rows of tiles that are walked together, column by column, so that workgroups in flight share operands.
+    pub group: u32,
+}
+
+impl GemmTuning {
+    const fn new(tile: [u32; 3], per: [u32; 2], prefetch: Prefetch) -> Self {
+        Self {
+            tile_m: tile[0],
+            tile_n: tile[1],
+            tile_k: tile[2],
+            per_m: per[0],
+            per_n: per[1],
+            prefetch,
+            group: 8,
+        }
+    }
+
+    /// Invocations of a workgroup.
+    pub const fn invocations(&self) -> u32 {
+        (self.tile_m / self.per_m) * (self.tile_n / self.per_n)
+    }
+
+    /// Workgroup memory in bytes.
+    pub const fn workgroup_bytes(&self) -> u32 {
+        (self.tile_m + self.tile_n) * self.tile_k * 4
+    }
+
+    fn check(&self, caps: &Capabilities, gating: Gating) -> Result<()> {
+        let power = |v: u32, least: u32| v.is_power_of_two() && v >= least;
+        let sizes = power(self.tile_m, 16)
+            && power(self.tile_n, 16)
+            && power(self.tile_k, 8)
+            && [4, 8].contains(&self.per_m)
+            && [4, 8].contains(&self.per_n)
+            && self.group > 0
+            && (gating == Gating::None || self.per_n == 8);
+        if sizes
+            && self.tile_m <= 1024
+            && self.tile_n <= 1024
+            && self.tile_k <= 256
+            && self.invocations() <= caps.invocations
+            && self.workgroup_bytes() <= caps.workgroup_bytes
+        {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "tuning",
+            format!("{self:?}"),
+            format!(
+                "powers of two, 4 or 8 an invocation (8 columns if gated), at most {} invocations and {} bytes",
+                caps.invocations, caps.workgroup_bytes
+            ),
+        ))
+    }
+}
+
+/// Tilings the planner chooses from, with the share of the largest one's speed that each is expected to reach
+/// when it fills the device. All fit WebGPU's default limits.
+const TILINGS: [(GemmTuning, f64); 9] = {
+    use Prefetch::On;
+    [
+        (GemmTuning::new([128, 128, 16], [8, 8], On), 1.0),
+        (GemmTuning::new([64, 128, 16], [8, 8], On), 0.9),
+        (GemmTuning::new([128, 64, 16], [8, 8], On), 0.9),
+        (GemmTuning::new([64, 128, 16], [4, 8], On), 0.8),
+        (GemmTuning::new([64, 64, 16], [4, 4], On), 0.65),
+        (GemmTuning::new([64, 64, 16], [4, 8], On), 0.65),
+        (GemmTuning::new([32, 64, 32], [4, 8], On), 0.45),
+        (GemmTuning::new([32, 32, 32], [4, 4], On), 0.35),
+        (GemmTuning::new([16, 64, 32], [4, 4], On), 0.3),
+    ]
+};
+
+/// The tiling for software drivers, measured: larger ones spill registers.
+const SOFTWARE: GemmTuning = GemmTuning::new([64, 64, 16], [4, 4], Prefetch::Off);
+/// As [`SOFTWARE`], for gated products.
+const SOFTWARE_GATED: GemmTuning = GemmTuning::new([32, 64, 16], [4, 8], Prefetch::Off);
+
+/// Workgroups that a GPU is taken to run at a time: a large card's number of multiprocessors. An adapter does
+/// not tell its own.
+const UNITS: usize = 128;
+
+/// out[.., m, n] = F(alpha * A[.., m, k] B[.., k, n] + bias[n]) + residual[.., m, n].
+///
+/// Operands, bias, residual and output may be of different element types (f32, f16, bf16); sums are f32.
+/// Leading dimensions are batches: as many as the output has, or one for all.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gemm {
+    /// How A lies in memory.
+    pub a: Transpose,
+    /// How B lies in memory.
+    pub b: Transpose,
+    /// Scales the product; finite.
+    pub alpha: f32,
+    /// F.
+    pub activation: Activation,
+    /// With [`Gating::GateUp`], B is transposed, there is no bias, and out = F(gate) * up + residual.
+    pub gating: Gating,
+}
+
+impl Default for Gemm {
+    fn default() -> Self {
+        Self {
+            a: Transpose::No,
+            b: Transpose::No,
+            alpha: 1.0,
+            activation: Activation::None,
+            gating: Gating::None,
+        }
+    }
+}
+
+/// The tensors of a [`Gemm`], or their layouts.
+#[derive(Debug)]
+pub struct GemmArgs<'a, T> {
+    /// [.., m, k], or [.., k, m] transposed.
+    pub a: &'a T,
+    /// [.., k, n], or [.., n, k] transposed; gated [.., 2n, k].
+    pub b: &'a T,
+    /// \[n\].
+    pub bias: Option<&'a T>,
+    /// [.., m, n].
+    pub residual: Residual<'a, T>,
+    /// [.., m, n].
+    pub out: &'a T,
+}
+
+impl<'a, T> GemmArgs<'a, T> {
+    /// out = A B, with neither bias nor residual.
+    pub fn new(a: &'a T, b: &'a T, out: &'a T) -> Self {
+        Self {
+            a,
+            b,
+            bias: None,
+            residual: Residual::None,
+            out,
+        }
+    }
+}
+
+impl<'a> GemmArgs<'a, Tensor> {
+    /// Their layouts, to plan with.
+    pub fn layouts(&self) -> GemmArgs<'a, Layout> {
+        GemmArgs {
+            a: self.a.layout(),
+            b: self.b.layout(),
+            bias: self.bias.map(Tensor::layout),
+            residual: self.residual.map(Tensor::layout),
+            out: self.out.layout(),
+        }
+    }
+
+    /// Records the planned dispatch over these tensors.
+    fn launch(&self, pass: &mut Pass<'_>, launch: &Launch) -> Result<()> {
+        let mut tensors: ArrayVec<&Tensor, 5> = [self.a, self.b, self.out].into_iter().collect();
+        tensors.extend(self.bias);
+        if let Residual::From(residual) = self.residual {
+            tensors.push(residual);
+        }
+        pass.launch(launch, &tensors)
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    tiles_m: u32,
+    tiles_n: u32,
+    a_offset: u32,
+    a_stride: u32,
+    a_batch: u32,
+    b_offset: u32,
+    b_stride: u32,
+    b_batch: u32,
+    out_offset: u32,
+    out_stride: u32,
+    out_batch: u32,
+    residual_offset: u32,
+    residual_stride: u32,
+    residual_batch: u32,
+    bias_offset: u32,
+    alpha: f32,
+}
+
+/// A problem that has been checked.
+struct Checked {
+    a: Matrices,
+    b: Matrices,
+    out: Matrices,
+    residual: Option<Matrices>,
+    k: usize,
+}
+
+impl Gemm {
+    /// What a sweep should try on this device for this problem: every tiling that fits it, with and without
+    /// reading ahead.
+    pub fn candidates(&self, caps: &Capabilities) -> Vec<GemmTuning> {
+        let extra = [
+            GemmTuning::new([128, 128, 8], [8, 8], Prefetch::On),
+            GemmTuning::new([128, 128, 32], [8, 8], Prefetch::On),
+            GemmTuning::new([256, 128, 8], [8, 8], Prefetch::On),
+            GemmTuning::new([128, 256, 8], [8, 8], Prefetch::On),
+            GemmTuning::new([64, 64, 16], [8, 8], Prefetch::On),
+            GemmTuning::new([64, 64, 32], [8, 8], Prefetch::On),
+            GemmTuning::new([64, 64, 32], [4, 4], Prefetch::On),
+            GemmTuning::new([64, 64, 32], [4, 8], Prefetch::On),
+            GemmTuning::new([64, 32, 32], [4, 4], Prefetch::On),
+            GemmTuning::new([16, 64, 32], [4, 8], Prefetch::On),
+            GemmTuning::new([16, 32, 64], [4, 4], Prefetch::On),
+        ];
+        let tilings = TILINGS.iter().map(|(tuning, _)| *tuning).chain(extra);
+        tilings
+            .flat_map(|t| {
+                [Prefetch::On, Prefetch::Off].map(|prefetch| GemmTuning { prefetch, ..t })
+            })
+            .filter(|t| t.check(caps, self.gating).is_ok())
+            .collect()
+    }
+
+    /// Plans the dispatch, choosing the tiling.
+    pub fn plan(&self, caps: &Capabilities, args: &GemmArgs<'_, Layout>) -> Result<Launch> {
+        let problem = self.check(args)?;
+        let tuning = self.choose(caps, &problem);
+        self.launch(caps, args, &problem, &tuning)
+    }
+
+    /// Plans the dispatch with a given tiling.
+    pub fn plan_with(
+        &self,
+        caps: &Capabilities,
+        args: &GemmArgs<'_, Layout>,
+        tuning: &GemmTuning,
+    ) -> Result<Launch> {
+        tuning.check(caps, self.gating)?;
+        self.launch(caps, args, &self.check(args)?, tuning)
+    }
+
+    /// Records the product.
+    pub fn run(&self, pass: &mut Pass<'_>, args: &GemmArgs<'_, Tensor>) -> Result<()> {
+        let launch = self.plan(pass.capabilities(), &args.layouts())?;
+        args.launch(pass, &launch)
+    }
+
+    /// Records the product with a given tiling.
+    pub fn run_with(
+        &self,
+        pass: &mut Pass<'_>,
+        args: &GemmArgs<'_, Tensor>,
+        tuning: &GemmTuning,
+    ) -> Result<()> {
+        let launch = self.plan_with(pass.capabilities(), &args.layouts(), tuning)?;
+        args.launch(pass, &launch)
+    }
+
+    /// A B as a new tensor of A's element type.
+    pub fn forward(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        let (m, n) = (a.layout().as_matrices("a")?, b.layout().as_matrices("b")?);
+        let leading = if m.batch >= n.batch {
+            a.shape()
+        } else {
+            b.shape()
+        };
+        let mut shape = leading.to_vec();
+        let rank = shape.len();
+        shape[rank - 2] = match self.a {
+            Transpose::No => m.rows,
+            Transpose::Yes => m.cols,
+        };
+        shape[rank - 1] = match self.b {
+            Transpose::No => n.cols,
+            Transpose::Yes => n.rows,
+        } / self.gating.factor();
+        let out = Tensor::empty(a.context(), a.dtype(), shape)?;
+        a.context()
+            .record(|pass| self.run(pass, &GemmArgs::new(a, b, &out)))?;
+        Ok(out)
+    }
+
+    fn check(&self, args: &GemmArgs<'_, Layout>) -> Result<Checked> {
+        if !self.alpha.is_finite() {
+            return Err(Error::argument("alpha", self.alpha, "a finite number"));
+        }
+        if self.gating == Gating::GateUp && (self.b == Transpose::No || args.bias.is_some()) {
+            return Err(Error::argument(
+                "gating",
+                format!(
+                    "{:?}, b transposed: {:?}, bias: {:?}",
+                    self.gating, self.b, args.bias
+                ),
+                "B transposed and no bias",
+            ));
+        }
+        let tensors = [("a", args.a), ("b", args.b), ("out", args.out)];
+        for (name, layout) in tensors {
+            layout.require_float(name)?;
+        }
+        let a = args.a.as_matrices("a")?;
+        let b = args.b.as_matrices("b")?;
+        let out = args.out.as_matrices("out")?;
+        let (m, k) = match self.a {
+            Transpose::No => (a.rows, a.cols),
+            Transpose::Yes => (a.cols, a.rows),
+        };
+        if out.rows != m {
+            let allowed = format!("{m} rows, as many as A of {:?} has", args.a);
+            return Err(Error::argument("out", format!("{:?}", args.out), allowed));
+        }
+        let n = out.cols * self.gating.factor();
+        let expected = match self.b {
+            Transpose::No => (k, n),
+            Transpose::Yes => (n, k),
+        };
+        if (b.rows, b.cols) != expected {
+            return Err(Error::argument(
+                "b",
+                format!("{:?}", args.b),
+                format!(
+                    "matrices of {} x {}, from A of {:?} and out of {:?}",
+                    expected.0, expected.1, args.a, args.out
+                ),
+            ));
+        }
+        for (name, batch) in [("a", a.batch), ("b", b.batch)] {
+            require_batch(name, batch, out.batch)?;
+        }
+        // A kernel rounds sizes up to tiles of 1024 at most.
+        if m.max(n).max(k) > u32::MAX as usize - 2048 {
+            let was = format!("{m} x {n} x {k}");
+            return Err(Error::argument("sizes", was, "below 2^32 - 2048"));
+        }
+        if let Some(bias) = args.bias {
+            require_bias(bias, out.cols)?;
+        }
+        let residual = match args.residual {
+            Residual::From(layout) => {
+                layout.require_float("residual")?;
+                let residual = layout.as_matrices("residual")?;
+                if (residual.rows, residual.cols) != (out.rows, out.cols) {
+                    return Err(Error::argument(
+                        "residual",
+                        format!("{layout:?}"),
+                        format!("the shape of out, {:?}", args.out.shape()),
+                    ));
+                }
+                require_batch("residual", residual.batch, out.batch)?;
+                Some(residual)
+            }
+            Residual::None | Residual::InOut => None,
+        };
+        Ok(Checked {
+            a,
+            b,
+            out,
+            residual,
+            k,
+        })
+    }
+
+    /// The tiling that is expected to take the shortest time: rounds of workgroups times a tile's work.
+    fn choose(&self, caps: &Capabilities, problem: &Checked) -> GemmTuning {
+        if caps.class == DeviceClass::Software {
+            return match self.gating {
+                Gating::None => SOFTWARE,
+                Gating::GateUp => SOFTWARE_GATED,
+            };
+        }
+        let n = problem.out.cols * self.gating.factor();
+        let time = |tuning: &GemmTuning, speed: f64| {
+            let (tile_m, tile_n) = (tuning.tile_m as usize, tuning.tile_n as usize);
+            let tiles = problem.out.rows.div_ceil(tile_m) * n.div_ceil(tile_n) * problem.out.batch;
+            (tiles.div_ceil(UNITS) * tile_m * tile_n) as f64 / speed
+        };
+        let fitting = TILINGS
+            .iter()
+            .filter(|(t, _)| t.check(caps, self.gating).is_ok());
+        fitting
+            .min_by(|(t, s), (u, r)| time(t, *s).total_cmp(&time(u, *r)))
+            .map_or(SOFTWARE_GATED, |(tuning, _)| *tuning)
+    }
+
+    fn launch(
+        &self,
+        caps: &Capabilities,
+        args: &GemmArgs<'_, Layout>,
+        problem: &Checked,
+        tuning: &GemmTuning,
+    ) -> Result<Launch> {
+        let Checked {
+            a,
+            b,
+            out,
+            residual,
+            k,
+        } = problem;
+        let n = out.cols * self.gating.factor();
+        let (tile_m, tile_n) = (tuning.tile_m as usize, tuning.tile_n as usize);
+        let (tiles_m, tiles_n) = (out.rows.div_ceil(tile_m), n.div_ceil(tile_n));
+        let edges = if !k.is_multiple_of(tuning.tile_k as usize) {
+            "all"
+        } else if !out.rows.is_multiple_of(tile_m) || !n.is_multiple_of(tile_n) {
+            "outer"
+        } else {
+            "none"
+        };
+        let vec = |wide: bool| if wide { 4u32 } else { 1 };
+        let out_wide = out.multiple_of(4)
+            && residual.is_none_or(|r| r.multiple_of(4))
+            && args.bias.is_none_or(|b| b.offset().is_multiple_of(4));
+        // Batches of one are for all.
+        let step = |m: &Matrices| {
+            if m.batch == 1 {
+                0
+            } else {
+                m.batch_stride as u32
+            }
+        };
+        let params = Params {
+            m: out.rows as u32,
+            n: out.cols as u32,
+            k: *k as u32,
+            tiles_m: tiles_m as u32,
+            tiles_n: tiles_n as u32,
+            a_offset: a.offset as u32,
+            a_stride: a.stride as u32,
+            a_batch: step(a),
+            b_offset: b.offset as u32,
+            b_stride: b.stride as u32,
+            b_batch: step(b),
+            out_offset: out.offset as u32,
+            out_stride: out.stride as u32,
+            out_batch: step(out),
+            residual_offset: residual.map_or(0, |r| r.offset as u32),
+            residual_stride: residual.map_or(0, |r| r.stride as u32),
+            residual_batch: residual.as_ref().map_or(0, step),
+            bias_offset: args.bias.map_or(0, |b| b.offset() as u32),
+            alpha: self.alpha,
+        };
+        let recipe = Recipe::new("gemm/gemm")
+            .with("A", args.a.dtype())
+            .with("B", args.b.dtype())
+            .with("OUT", args.out.dtype())
+            .with("A_MAJOR", if self.a == Transpose::No { "k" } else { "m" })
+            .with("B_MAJOR", if self.b == Transpose::Yes { "k" } else { "n" })
+            .with("A_VEC", vec(a.multiple_of(4)))
+            .with("B_VEC", vec(b.multiple_of(4)))
+            .with("OUT_VEC", vec(out_wide))
+            .with(
+                "BIAS",
+                args.bias
+                    .map_or("none".into(), |b| Constant::from(b.dtype())),
+            )
+            .with("RESIDUAL", args.residual.constant())
+            .with("F", self.activation.name())
+            .with("GATED", self.gating.constant())
+            .with("EDGES", edges)
+            .with("BM", tuning.tile_m)
+            .with("BN", tuning.tile_n)
+            .with("BK", tuning.tile_k)
+            .with("TM", tuning.per_m)
+            .with("TN", tuning.per_n)
+            .with("PREFETCH", (tuning.prefetch == Prefetch::On) as u32)
+            .with("GROUP", tuning.group);
+        let [x, y, _] = linear_grid(caps, tiles_m * tiles_n);
+        Launch::new(caps, recipe, [x, y, out.batch], &params)
+    }
+}
+
+/// Errors unless there are as many matrices as the output has, or one for all.
+fn require_batch(name: &str, batch: usize, out: usize) -> Result<()> {
+    if batch == 1 || batch == out {
+        return Ok(());
+    }
+    let allowed = format!("{out}, as many as out has, or 1");
+    Err(Error::argument(
+        name,
+        format!("a batch of {batch}"),
+        allowed,
+    ))
+}
+
+/// Errors unless `bias` is n adjacent numbers.
+pub(super) fn require_bias(bias: &Layout, n: usize) -> Result<()> {
+    bias.require_float("bias")?;
+    bias.require_shape("bias", &[n])?;
+    bias.as_rows("bias").map(|_| ())
+}

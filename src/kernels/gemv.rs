@@ -1,0 +1,361 @@
+//! Products of a few rows with a weight matrix: what decoding a token is made of.
+//!
+//! Bound by reading the weights: [m, k] x [n, k]^T moves n k elements for m n k products.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::elementwise::Activation;
+use super::gemm::{Gating, Residual, require_bias};
+use super::linear::LinearArgs;
+use crate::capabilities::{Capabilities, DeviceClass, ReduceTier};
+use crate::error::{Error, Result};
+use crate::layout::{Layout, Rows};
+use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recorder::Pass;
+use crate::tensor::Tensor;
+
+/// Rows of x that one reading of the weights serves; more are read for again.
+pub const MAX_ROWS: usize = 8;
+
+/// Who works on the same rows of the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Team {
+    /// A subgroup, whatever its size: no barriers, no workgroup memory for its sums.
+    Subgroup,
+    /// The workgroup.
+    Workgroup,
+}
+
+/// How the work is cut: one row of a tuning table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GemvTuning {
+    /// Who works on the same rows of the weights.
+    pub team: Team,
+    /// Columns of the output that a team works on at a time: 1 to 8.
+    pub per_team: u32,
+    /// Columns of the output for a workgroup: a multiple of 4 and of `per_team`.
+    pub per_workgroup: u32,
+    /// Steps along k that are loaded before they are used: 1 to 16.
+    pub unroll: u32,
+    /// Invocations of a workgroup: a power of two.
+    pub workgroup: u32,
+}
+
+/// y[m, n] = F(norm(x)[m, k] W[n, k] + bias[n]) + residual[m, n], or F(gate) * up + residual.
+///
+/// The kernel of [`Linear`](super::linear::Linear) and [`GatedLinear`](super::linear::GatedLinear) for few rows,
+/// and the way to run it with a given tuning. Any mixture of f32, f16 and bf16; sums are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gemv {
+    /// F.
+    pub activation: Activation,
+    /// Whether the weights are gate and up rows; then there is no bias.
+    pub gating: Gating,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    n: u32,
+    k: u32,
+    x_offset: u32,
+    x_stride: u32,
+    w_offset: u32,
+    w_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    bias_offset: u32,
+    residual_offset: u32,
+    residual_stride: u32,
+    norm_offset: u32,
+    eps: f32,
+}
+
+/// A problem that has been checked.
+struct Checked {
+    x: Rows,
+    w: Rows,
+    y: Rows,
+    residual: Option<Rows>,
+    /// Rows of x for a workgroup: all of them, or even parts of at most [`MAX_ROWS`].
+    per_pass: usize,
+}
+
+impl Gemv {
+    /// What a sweep should try on this device for `rows` rows.
+    pub fn candidates(&self, caps: &Capabilities, rows: usize) -> Vec<GemvTuning> {
+        let mut found = Vec::new();
+        let normed = false;
+        for per_team in [1, 2, 4, 8] {
+            for unroll in [1, 2, 4, 8] {
+                if let Some(s) = caps.subgroups {
+                    for teams in [2, 4, 8] {
+                        for passes in [1, 2, 4] {
+                            found.push(GemvTuning {
+                                team: Team::Subgroup,
+                                per_team,
+                                per_workgroup: teams * per_team * passes,
+                                unroll,
+                                workgroup: teams * s.min,
+                            });
+                        }
+                    }
+                }
+                for workgroup in [64, 128, 256] {
+                    found.push(GemvTuning {
+                        team: Team::Workgroup,
+                        per_team,
+                        per_workgroup: per_team.max(4),
+                        unroll,
+                        workgroup,
+                    });
+                }
+            }
+        }
+        found.retain(|t| {
+            let rows = even_parts(rows);
+            let values = rows * t.per_team as usize * self.gating.factor();
+            values * t.unroll as usize <= 128 && self.check_tuning(caps, rows, normed, t).is_ok()
+        });
+        found
+    }
+
+    /// Plans the dispatch, choosing how to cut it.
+    pub fn plan(&self, caps: &Capabilities, args: &LinearArgs<'_, Layout>) -> Result<Launch> {
+        let problem = self.check(args)?;
+        let tuning = self.choose(caps, &problem, args.norm.is_some());
+        self.launch(caps, args, &problem, &tuning)
+    }
+
+    /// Plans the dispatch with a given tuning.
+    pub fn plan_with(
+        &self,
+        caps: &Capabilities,
+        args: &LinearArgs<'_, Layout>,
+        tuning: &GemvTuning,
+    ) -> Result<Launch> {
+        let problem = self.check(args)?;
+        self.check_tuning(caps, problem.per_pass, args.norm.is_some(), tuning)?;
+        self.launch(caps, args, &problem, tuning)
+    }
+
+    /// Records the product.
+    pub fn run(&self, pass: &mut Pass<'_>, args: &LinearArgs<'_, Tensor>) -> Result<()> {
+        let launch = self.plan(pass.capabilities(), &args.layouts())?;
+        args.launch(pass, &launch)
+    }
+
+    /// Records the product with a given tuning.
+    pub fn run_with(
+        &self,
+        pass: &mut Pass<'_>,
+        args: &LinearArgs<'_, Tensor>,
+        tuning: &GemvTuning,
+    ) -> Result<()> {
+        let launch = self.plan_with(pass.capabilities(), &args.layouts(), tuning)?;
+        args.launch(pass, &launch)
+    }
+
+    fn check(&self, args: &LinearArgs<'_, Layout>) -> Result<Checked> {
+        args.check(self.gating)?;
+        let x = args.x.as_rows("x")?;
+        let w = args.weight.as_rows("weight")?;
+        let y = args.out.as_rows("out")?;
+        if let Some(bias) = args.bias {
+            require_bias(bias, y.cols)?;
+        }
+        let residual = match args.residual {
+            Residual::From(layout) => Some(layout.as_rows("residual")?),
+            Residual::None | Residual::InOut => None,
+        };
+        // Steps along k pass its end by less than this many elements.
+        const PAST: usize = 1 << 20;
+        if x.cols.max(w.rows) > u32::MAX as usize - PAST {
+            let was = format!("{} x {}", w.rows, x.cols);
+            return Err(Error::argument("weight", was, "sizes below 2^32 - 2^20"));
+        }
+        Ok(Checked {
+            per_pass: even_parts(x.rows),
+            x,
+            w,
+            y,
+            residual,
+        })
+    }
+
+    /// Sums that a team makes at a time.
+    fn sums(&self, rows: usize, normed: bool, tuning: &GemvTuning) -> usize {
+        rows * (tuning.per_team as usize * self.gating.factor() + usize::from(normed))
+    }
+
+    fn workgroup_bytes(
+        &self,
+        caps: &Capabilities,
+        rows: usize,
+        normed: bool,
+        tuning: &GemvTuning,
+    ) -> usize {
+        let slots = match (tuning.team, caps.reduce_tier()) {
+            (Team::Subgroup, _) => 0,
+            (Team::Workgroup, ReduceTier::Subgroup) => tuning.workgroup as usize / 4,
+            (Team::Workgroup, ReduceTier::Workgroup) => tuning.workgroup as usize,
+        };
+        let results = self.gating.factor() * rows * tuning.per_workgroup as usize;
+        // Each array is rounded up to 16 bytes.
+        (self.sums(rows, normed, tuning) * slots + results + rows) * 4 + 48
+    }
+
+    fn check_tuning(
+        &self,
+        caps: &Capabilities,
+        rows: usize,
+        normed: bool,
+        tuning: &GemvTuning,
+    ) -> Result<()> {
+        let fits = tuning.workgroup.is_power_of_two()
+            && (4..=caps.invocations).contains(&tuning.workgroup)
+            && (1..=8).contains(&tuning.per_team)
+            && (1..=16).contains(&tuning.unroll)
+            && (4..=1024).contains(&tuning.per_workgroup)
+            && tuning.per_workgroup.is_multiple_of(4)
+            && tuning.per_workgroup.is_multiple_of(tuning.per_team)
+            && (tuning.team == Team::Workgroup || caps.subgroups.is_some())
+            && (tuning.team == Team::Subgroup
+                || self.sums(rows, normed, tuning) <= tuning.workgroup as usize)
+            && self.workgroup_bytes(caps, rows, normed, tuning) <= caps.workgroup_bytes as usize;
+        if fits {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "tuning",
+            format!("{tuning:?} for {rows} rows"),
+            format!(
+                "what fits {} invocations, {} bytes and subgroups {:?}",
+                caps.invocations, caps.workgroup_bytes, caps.subgroups
+            ),
+        ))
+    }
+
+    fn choose(&self, caps: &Capabilities, problem: &Checked, normed: bool) -> GemvTuning {
+        let rows = problem.per_pass;
+        let factor = self.gating.factor() as u32;
+        // Every row of W shares what is read of x, and has loads of its own in flight: the more rows of x, the
+        // more of W, until the sums need too many registers. A matrix with few rows keeps more teams busy.
+        let (columns, unroll) = match rows {
+            1 if problem.w.rows < 8192 => (2, 4),
+            1 => (2, 4),
+            2 => (2, 4),
+            3 | 4 => (4, 2),
+            _ => (4, 1),
+        };
+        let per_team = (columns / factor).max(1);
+        let subgroup = caps
+            .subgroups
+            .map(|s| s.min)
+            .filter(|&s| s >= 16 && caps.class != DeviceClass::Software);
+        if let Some(size) = subgroup {
+            let teams = (256.min(caps.invocations) / size).max(1);
+            return GemvTuning {
+                team: Team::Subgroup,
+                per_team,
+                per_workgroup: (teams * per_team).next_multiple_of(4),
+                unroll,
+                workgroup: teams * size,
+            };
+        }
+        let mut tuning = GemvTuning {
+            team: Team::Workgroup,
+            per_team: per_team.max(4 / factor),
+            per_workgroup: 4,
+            unroll,
+            workgroup: 128,
+        };
+        while self.check_tuning(caps, rows, normed, &tuning).is_err() && tuning.per_team > 1 {
+            tuning.per_team /= 2;
+        }
+        tuning
+    }
+
+    fn launch(
+        &self,
+        caps: &Capabilities,
+        args: &LinearArgs<'_, Layout>,
+        problem: &Checked,
+        tuning: &GemvTuning,
+    ) -> Result<Launch> {
+        let Checked {
+            x,
+            w,
+            y,
+            residual,
+            per_pass,
+        } = problem;
+        let norm = args.norm.map(|(weight, eps)| (weight, eps));
+        let along_k = |n: usize| {
+            x.multiple_of(n)
+                && w.multiple_of(n)
+                && norm.is_none_or(|(weight, _)| weight.offset().is_multiple_of(n))
+        };
+        let chunk = if along_k(8) {
+            8u32
+        } else if along_k(4) {
+            4
+        } else {
+            1
+        };
+        let wide = y.multiple_of(4)
+            && residual.is_none_or(|r| r.multiple_of(4))
+            && args.bias.is_none_or(|b| b.offset().is_multiple_of(4));
+        let params = Params {
+            rows: x.rows as u32,
+            n: y.cols as u32,
+            k: x.cols as u32,
+            x_offset: x.offset as u32,
+            x_stride: x.stride as u32,
+            w_offset: w.offset as u32,
+            w_stride: w.stride as u32,
+            y_offset: y.offset as u32,
+            y_stride: y.stride as u32,
+            bias_offset: args.bias.map_or(0, |b| b.offset() as u32),
+            residual_offset: residual.map_or(0, |r| r.offset as u32),
+            residual_stride: residual.map_or(0, |r| r.stride as u32),
+            norm_offset: norm.map_or(0, |(weight, _)| weight.offset() as u32),
+            eps: norm.map_or(0.0, |(_, eps)| eps),
+        };
+        let optional =
+            |layout: Option<&Layout>| layout.map_or(Constant::from("none"), |l| l.dtype().into());
+        let recipe = Recipe::new("gemm/gemv")
+            .with("X", args.x.dtype())
+            .with("W", args.weight.dtype())
+            .with("Y", args.out.dtype())
+            .with("BIAS", optional(args.bias))
+            .with("RESIDUAL", args.residual.constant())
+            .with("NORM", optional(norm.map(|(weight, _)| weight)))
+            .with("F", self.activation.name())
+            .with("GATED", self.gating.constant())
+            .with("CHUNK", chunk)
+            .with("Y_VEC", if wide { 4 } else { 1 })
+            .with("M", *per_pass as u32)
+            .with("R", tuning.per_team)
+            .with("ROWS", tuning.per_workgroup)
+            .with("UNROLL", tuning.unroll)
+            .with("WG", tuning.workgroup)
+            .with(
+                "TEAM",
+                match tuning.team {
+                    Team::Subgroup => "subgroup",
+                    Team::Workgroup => "workgroup",
+                },
+            )
+            .with("REDUCE", caps.reduce_tier());
+        let [across, down, _] = linear_grid(caps, y.cols.div_ceil(tuning.per_workgroup as usize));
+        let grid = [across, down, x.rows.div_ceil(*per_pass)];
+        Launch::new(caps, recipe, grid, &params)
+    }
+}
+
+/// `rows` in even parts of at most [`MAX_ROWS`].
+fn even_parts(rows: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(MAX_ROWS).max(1)).max(1)
+}

@@ -1,0 +1,5 @@
+//! The program, called as a user calls it.
+
+mod common;
+mod elementwise;
+mod program;

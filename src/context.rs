@@ -94,16 +94,27 @@ impl ContextBuilder {
 
     /// Opens the context.
     pub async fn build_async(mut self) -> Result<Context> {
+        let adapter = self.pick().await?;
+        Context::open(adapter, self).await
+    }
+
+    /// The capabilities of the adapter that [`build`](Self::build) would open, among [`Context::adapters`].
+    pub async fn chosen(mut self) -> Result<Capabilities> {
+        let adapter = self.pick().await?;
+        let features = wanted_features(&adapter);
+        Ok(capabilities(&adapter, features, &adapter.limits()))
+    }
+
+    async fn pick(&mut self) -> Result<wgpu::Adapter> {
         self.read_environment()?;
         let all = self.backends.unwrap_or(wgpu::Backends::all());
         // OpenGL is the last resort, and looking for it alone makes drivers print to the terminal.
-        let adapter = match self.choose(adapters(all - wgpu::Backends::GL).await) {
+        match self.choose(adapters(all - wgpu::Backends::GL).await) {
             Err(error) if all.contains(wgpu::Backends::GL) => self
                 .choose(adapters(wgpu::Backends::GL).await)
-                .map_err(|_| error)?,
-            chosen => chosen?,
-        };
-        Context::open(adapter, self).await
+                .map_err(|_| error),
+            chosen => chosen,
+        }
     }
 
     fn read_environment(&mut self) -> Result<()> {
@@ -215,6 +226,7 @@ pub(crate) struct Inner {
     lost: Arc<Mutex<Option<String>>>,
     cache: Option<(wgpu::PipelineCache, PathBuf)>,
     pub(crate) next_id: AtomicU64,
+    pub(crate) submissions: AtomicU64,
 }
 
 impl std::fmt::Debug for Context {
@@ -299,6 +311,7 @@ impl Context {
             checks: options.checks.unwrap_or_default(),
             kernels: Mutex::default(),
             next_id: AtomicU64::new(1),
+            submissions: AtomicU64::new(0),
             device,
             queue,
             caps,
@@ -421,6 +434,13 @@ impl Context {
             .map_err(|e| Error::DeviceLost(format!("waiting: {e}")))
     }
 
+    /// Hands pending uploads to the device and waits for them, which frees their staging memory.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.inner.queue.submit([]);
+        self.wait()
+    }
+
     /// Frees pooled buffers and what refers to them.
     pub fn trim(&self) {
         lock(&self.inner.bind_groups).clear();
@@ -437,6 +457,11 @@ impl Context {
     /// Buffers made on the device since the context was opened: a decode step makes none.
     pub fn buffers_created(&self) -> u64 {
         self.inner.pool.created()
+    }
+
+    /// Recorded passes submitted since the context was opened: one a decode step.
+    pub fn submissions(&self) -> u64 {
+        self.inner.submissions.load(Ordering::Relaxed)
     }
 
     /// Writes the pipeline cache to its folder; also done when the last clone is dropped.

@@ -124,8 +124,8 @@ fn layout_entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
     }
 }
 
-/// Which kernel over which buffers.
-type Key = (u64, ArrayVec<u64, MAX_BINDINGS>);
+/// Which kernel over which buffers, that of the uniform parameters last.
+type Key = (u64, ArrayVec<u64, { MAX_BINDINGS + 1 }>);
 
 /// Bind groups by kernel and buffers: a decode step finds all of its own here.
 #[derive(Default)]

@@ -3,9 +3,13 @@
 //! A [`Case`] draws random inputs with planted outliers, poisons its outputs, runs the kernel and compares it
 //! with the f64 reference. The bound is derived, not chosen: see [`tolerance`].
 
+pub mod benches;
 pub mod cases;
+pub mod grammar;
 pub mod inputs;
 pub mod tolerance;
+
+use std::sync::OnceLock;
 
 use flashwave::{Context, Error};
 use tolerance::Outcome;
@@ -28,6 +32,13 @@ pub struct Case {
     /// Shape and types.
     pub name: String,
     run: Box<Run>,
+}
+
+static SEED: OnceLock<u64> = OnceLock::new();
+
+/// Sets the seed of all cases; the first call before any case has run counts.
+pub fn set_seed(seed: u64) {
+    SEED.get_or_init(|| seed);
 }
 
 type Run = dyn Fn(&Context) -> Result<Outcome, Failure> + Send + Sync;
@@ -53,12 +64,13 @@ impl Case {
         (self.run)(ctx)
     }
 
-    /// A seed for its inputs: the same for the same case, another for every value of `FLASHWAVE_SEED`.
+    /// A seed for its inputs: the same for the same case, another for every value of [`set_seed`] or of
+    /// `FLASHWAVE_SEED`.
     pub fn seed(name: &str) -> u64 {
-        let base = std::env::var("FLASHWAVE_SEED")
-            .ok()
-            .and_then(|s| s.parse().ok())
-            .unwrap_or(0u64);
+        let base = SEED.get_or_init(|| {
+            let variable = std::env::var("FLASHWAVE_SEED").ok();
+            variable.and_then(|s| s.parse().ok()).unwrap_or(0)
+        });
         name.bytes().fold(0xcbf2_9ce4_8422_2325 ^ base, |h, b| {
             (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
         })

@@ -19,7 +19,7 @@ const HALF_ULP: f64 = 1.0 / (1u64 << 24) as f64;
 /// A comparison that held.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
-    /// Elements compared.
+    /// Elements compared; none if the device lacks what the case is about.
     pub elements: usize,
     /// The larger of the two errors' shares of their bounds; 1 is the limit.
     pub share: f64,

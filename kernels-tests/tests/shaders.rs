@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use flashwave::capabilities::{DeviceClass, ParamsTier, SubgroupSizes};
+use flashwave::capabilities::{CooperativeShape, DeviceClass, ParamsTier, SubgroupSizes};
 use flashwave::shader::{Access, Binding, bindings, kernels, link};
 use flashwave::{Capabilities, Launch};
 use kernels_tests::cases::FAMILIES;
@@ -25,6 +25,13 @@ fn devices() -> Vec<Capabilities> {
         invocations: 1024,
         binding_bytes: 2 << 30,
         buffer_bytes: 4 << 30,
+        cooperative: vec![CooperativeShape {
+            m: 16,
+            n: 16,
+            k: 16,
+            f16_inputs: true,
+            f32_accumulator: true,
+        }],
         ..with_subgroups(32, 32)
     };
     vec![
@@ -46,11 +53,19 @@ fn variants(caps: &Capabilities) -> HashMap<String, Launch> {
         .collect()
 }
 
-fn parse(wgsl: &str, label: &str) -> (naga::Module, naga::valid::ModuleInfo) {
+/// What naga may admit on such a device.
+fn admitted(caps: &Capabilities) -> Valid {
+    // pack2x16float and its inverse need no type f16.
+    let mut admitted = Valid::IMMEDIATES | Valid::SUBGROUP | Valid::SHADER_FLOAT16_IN_FLOAT32;
+    admitted.set(Valid::SHADER_FLOAT16, caps.shader_f16);
+    admitted.set(Valid::COOPERATIVE_MATRIX, !caps.cooperative.is_empty());
+    admitted
+}
+
+fn parse(wgsl: &str, caps: &Capabilities, label: &str) -> (naga::Module, naga::valid::ModuleInfo) {
     let module = naga::front::wgsl::parse_str(wgsl)
         .unwrap_or_else(|e| panic!("{label}\n{}", e.emit_to_string(wgsl)));
-    let capabilities = Valid::IMMEDIATES | Valid::SUBGROUP | Valid::SHADER_FLOAT16_IN_FLOAT32;
-    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    let mut validator = Validator::new(ValidationFlags::all(), admitted(caps));
     let info = validator
         .validate(&module)
         .unwrap_or_else(|e| panic!("{label}\n{}", e.emit_to_string(wgsl)));
@@ -66,7 +81,7 @@ fn every_variant_is_valid_and_within_the_devices_limits() {
             let label = format!("{label} on {}", caps.name);
             let wgsl =
                 link(&launch.recipe, caps.params_tier()).unwrap_or_else(|e| panic!("{label}: {e}"));
-            let (module, _) = parse(&wgsl, &label);
+            let (module, _) = parse(&wgsl, &caps, &label);
             assert_eq!(module.entry_points.len(), 1, "{label}");
             let entry = &module.entry_points[0];
             assert_eq!(entry.name, "main", "{label}");
@@ -152,4 +167,27 @@ fn uniform_parameters_take_the_place_of_immediates() {
     let (_, launch) = variants(caps).into_iter().next().expect("a variant");
     let uniform = link(&launch.recipe, ParamsTier::Uniform).expect("links");
     assert_eq!(bindings(&uniform)[0].access, Access::Uniform);
+}
+
+/// Software drivers run every other variant; these only meet a compiler here.
+#[test]
+fn cooperative_variants_become_spirv() {
+    let caps = devices().pop().expect("the large card");
+    let mut written = 0;
+    for (label, launch) in variants(&caps) {
+        let wgsl =
+            link(&launch.recipe, caps.params_tier()).unwrap_or_else(|e| panic!("{label}: {e}"));
+        if !wgsl.contains("enable wgpu_cooperative_matrix;") {
+            continue;
+        }
+        let (module, info) = parse(&wgsl, &caps, &label);
+        let options = naga::back::spv::Options {
+            lang_version: (1, 4),
+            ..Default::default()
+        };
+        naga::back::spv::write_vec(&module, &info, &options, None)
+            .unwrap_or_else(|e| panic!("{label}: {e}"));
+        written += 1;
+    }
+    assert!(written > 0);
 }

@@ -1,10 +1,12 @@
 <#
 Reductions over a workgroup: `workgroup_sum(v, lane)` and `workgroup_max(v, lane)` give every invocation the
-result. Same signature in both tiers; WG (the workgroup's size) is a power of two.
+result. Same signature in both tiers; WG (the workgroup's size) is a power of two. With TEAM, a smaller power of
+two, every run of TEAM invocations has its own result (workgroup tier only: where subgroups begin is the driver's).
 
   #import "lib/reduce.wgsl" as reduce
   ${ reduce.scratch(REDUCE, WG) }                       once a kernel
   ${ reduce.function("sum", REDUCE, WG) }               defines workgroup_sum; "max" likewise
+  ${ reduce.function("sum", "workgroup", WG, TEAM) }    the same over teams
   ${ reduce.begin(REDUCE) }                             the first statement of main
   ${ reduce.arguments(REDUCE) }                         among main's arguments: declares subgroup built-ins
 
@@ -48,7 +50,7 @@ var<private> reduce_lane: u32;
 #endif
 #endmacro
 
-#macro function(name, tier, wg)
+#macro function(name, tier, wg, team=0)
 #if tier == "subgroup"
 fn workgroup_${name}(v: f32, lane: u32) -> f32 {
     let own = ${"subgroupAdd" if name == "sum" else "subgroupMax"}(v);
@@ -66,13 +68,14 @@ fn workgroup_${name}(v: f32, lane: u32) -> f32 {
     workgroupBarrier();
     reduce_scratch[lane] = v;
     workgroupBarrier();
-    for (var half = ${wg // 2}u; half > 0u; half >>= 1u) {
-        if lane < half {
+    let member = lane & ${(team or wg) - 1}u;
+    for (var half = ${(team or wg) // 2}u; half > 0u; half >>= 1u) {
+        if member < half {
             reduce_scratch[lane] = ${combine(name, "reduce_scratch[lane]", "reduce_scratch[lane + half]")};
         }
         workgroupBarrier();
     }
-    return reduce_scratch[0];
+    return reduce_scratch[lane - member];
 }
 #endif
 #endmacro
@@ -122,5 +125,62 @@ if lane < ${count}u { total = sums_scratch[lane * ${wg}u]; }
 ${a} + ${b}
 #else
 max(${a}, ${b})
+#endif
+#endmacro
+
+<#
+Sums over groups of `width` (a power of two) adjacent invocations: `group_sum(v, lane)`, every invocation of a
+group gets its sum. Every invocation of the workgroup has to call it.
+
+  ${ reduce.group_arguments(REDUCE) }                   among main's arguments
+  let lane = ${ reduce.group_lane(REDUCE) };            the invocation's number: use this one everywhere
+  ${ reduce.group_sum(REDUCE, WG, WIDTH) }
+
+subgroup: shuffles; no subgroup may be smaller than a group, and WG is a multiple of every subgroup size. WGSL does
+not promise that neighbours by local_invocation_index are neighbours in a subgroup, so `lane` is counted by
+subgroups. workgroup: through workgroup memory.
+#>
+#macro group_arguments(tier)
+#if tier == "subgroup"
+    @builtin(subgroup_id) group_subgroup: u32,
+    @builtin(subgroup_size) group_subgroup_size: u32,
+    @builtin(subgroup_invocation_id) group_invocation: u32,
+#else
+    @builtin(local_invocation_index) group_invocation: u32,
+#endif
+#endmacro
+
+#macro group_lane(tier)
+#if tier == "subgroup"
+group_subgroup * group_subgroup_size + group_invocation
+#else
+group_invocation
+#endif
+#endmacro
+
+#macro group_sum(tier, wg, width)
+#if tier == "subgroup"
+fn group_sum(v: vec4<f32>, lane: u32) -> vec4<f32> {
+    var total = v;
+    #for step in [1, 2, 4, 8, 16, 32]
+    #if step < width
+    total += subgroupShuffleXor(total, ${step}u);
+    #endif
+    #endfor
+    return total;
+}
+#else
+var<workgroup> group_scratch: array<vec4<f32>, ${wg}>;
+fn group_sum(v: vec4<f32>, lane: u32) -> vec4<f32> {
+    workgroupBarrier();
+    group_scratch[lane] = v;
+    workgroupBarrier();
+    let first = lane & ~${width - 1}u;
+    var total = group_scratch[first];
+    for (var i = 1u; i < ${width}u; i += 1u) {
+        total += group_scratch[first + i];
+    }
+    return total;
+}
 #endif
 #endmacro

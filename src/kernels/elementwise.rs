@@ -78,10 +78,35 @@ impl BinaryOp {
     }
 }
 
-/// Invocations of a workgroup: enough to hide latency, within every device's limit.
-const WORKGROUP: usize = 256;
-/// Groups of four elements an invocation handles.
-const UNROLL: usize = 4;
+/// How the work is spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tuning {
+    /// Invocations of a workgroup.
+    pub workgroup: u32,
+    /// Groups of four elements an invocation handles.
+    pub unroll: u32,
+}
+
+impl Default for Tuning {
+    /// Enough invocations to hide latency, within every device's limit.
+    fn default() -> Self {
+        Self {
+            workgroup: 256,
+            unroll: 4,
+        }
+    }
+}
+
+impl Tuning {
+    /// What a sweep tries on a device.
+    pub fn candidates(caps: &Capabilities) -> Vec<Self> {
+        let workgroups = [64, 128, 256, 512, 1024].into_iter();
+        workgroups
+            .filter(|&w| w <= caps.invocations)
+            .flat_map(|workgroup| [1, 2, 4, 8].map(|unroll| Self { workgroup, unroll }))
+            .collect()
+    }
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -106,8 +131,20 @@ pub struct Unary(pub Activation);
 impl Unary {
     /// Plans the dispatch.
     pub fn plan(self, caps: &Capabilities, x: &Layout, y: &Layout) -> Result<Launch> {
+        self.plan_with(caps, Tuning::default(), x, y)
+    }
+
+    /// Plans the dispatch with a tuning of the caller's.
+    pub fn plan_with(
+        self,
+        caps: &Capabilities,
+        tuning: Tuning,
+        x: &Layout,
+        y: &Layout,
+    ) -> Result<Launch> {
         launch(
             caps,
+            tuning,
             "elementwise/unary",
             BinaryOp::Gated(self.0),
             [("x", x), ("x", x), ("y", y)],
@@ -145,13 +182,25 @@ pub struct Binary(pub BinaryOp);
 impl Binary {
     /// Plans the dispatch.
     pub fn plan(self, caps: &Capabilities, a: &Layout, b: &Layout, y: &Layout) -> Result<Launch> {
-        let launch = launch(
+        self.plan_with(caps, Tuning::default(), a, b, y)
+    }
+
+    /// Plans the dispatch with a tuning of the caller's.
+    pub fn plan_with(
+        self,
+        caps: &Capabilities,
+        tuning: Tuning,
+        a: &Layout,
+        b: &Layout,
+        y: &Layout,
+    ) -> Result<Launch> {
+        launch(
             caps,
+            tuning,
             "elementwise/binary",
             self.0,
             [("a", a), ("b", b), ("y", y)],
-        )?;
-        Ok(launch)
+        )
     }
 
     /// Records y = op(a, b).
@@ -170,6 +219,7 @@ impl Binary {
 
 fn launch(
     caps: &Capabilities,
+    tuning: Tuning,
     shader: &'static str,
     op: BinaryOp,
     operands: [(&str, &Layout); 3],
@@ -184,6 +234,14 @@ fn launch(
                 format!("the shape of y, {shape:?}"),
             ));
         }
+    }
+    let Tuning { workgroup, unroll } = tuning;
+    if workgroup == 0 || workgroup > caps.invocations || !(1..=64).contains(&unroll) {
+        let allowed = format!(
+            "a workgroup of up to {}, unroll of 1 to 64",
+            caps.invocations
+        );
+        return Err(Error::argument("tuning", format!("{tuning:?}"), allowed));
     }
     let dense = operands.iter().all(|(_, l)| l.is_contiguous());
     let rows = |(name, layout): (&str, &Layout)| -> Result<Rows> {
@@ -225,8 +283,8 @@ fn launch(
         .with("Y", operands[2].1.dtype())
         .with("F", op.activation().name())
         .with("VEC", if wide { 4 } else { 1 })
-        .with("WG", WORKGROUP as u32)
-        .with("UNROLL", UNROLL as u32);
-    let grid = linear_grid(caps, groups.div_ceil(WORKGROUP * UNROLL));
+        .with("WG", workgroup)
+        .with("UNROLL", unroll);
+    let grid = linear_grid(caps, groups.div_ceil((workgroup * unroll) as usize));
     Launch::new(caps, recipe, grid, &params)
 }

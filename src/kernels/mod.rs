@@ -1,7 +1,15 @@
 //! The kernels: for each family its problem, plan, recipe and public operator.
 
+pub mod attention;
+pub mod ceilings;
 pub mod elementwise;
+pub mod embedding;
 pub mod gemm;
 pub mod gemv;
 pub mod linear;
+pub mod norm;
+pub mod random;
 pub mod rope;
+pub mod rows;
+pub mod select;
+pub mod softmax;

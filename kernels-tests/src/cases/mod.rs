@@ -1,7 +1,15 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
+pub mod attention;
+pub mod ceilings;
 pub mod elementwise;
+pub mod embedding;
 pub mod gemm;
+pub mod norm;
+pub mod random;
+pub mod rope;
+pub mod select;
+pub mod softmax;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -20,14 +28,54 @@ pub struct Family {
 /// All families.
 pub const FAMILIES: &[Family] = &[
     Family {
+        name: "attention",
+        cases: attention::cases,
+        launches: attention::launches,
+    },
+    Family {
+        name: "ceilings",
+        cases: ceilings::cases,
+        launches: ceilings::launches,
+    },
+    Family {
         name: "elementwise",
         cases: elementwise::cases,
         launches: elementwise::launches,
     },
     Family {
+        name: "embedding",
+        cases: embedding::cases,
+        launches: embedding::launches,
+    },
+    Family {
         name: "gemm",
         cases: gemm::cases,
         launches: gemm::launches,
+    },
+    Family {
+        name: "norm",
+        cases: norm::cases,
+        launches: norm::launches,
+    },
+    Family {
+        name: "random",
+        cases: random::cases,
+        launches: random::launches,
+    },
+    Family {
+        name: "rope",
+        cases: rope::cases,
+        launches: rope::launches,
+    },
+    Family {
+        name: "select",
+        cases: select::cases,
+        launches: select::launches,
+    },
+    Family {
+        name: "softmax",
+        cases: softmax::cases,
+        launches: softmax::launches,
     },
 ];
 

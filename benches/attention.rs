@@ -1,0 +1,7 @@
+//! Attention: `cargo bench --bench attention`.
+
+mod common;
+
+fn main() {
+    common::main("attention");
+}

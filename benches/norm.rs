@@ -1,0 +1,7 @@
+//! Normalisation: `cargo bench --bench norm`.
+
+mod common;
+
+fn main() {
+    common::main("norm");
+}

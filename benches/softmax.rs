@@ -1,0 +1,7 @@
+//! Softmax: `cargo bench --bench softmax`.
+
+mod common;
+
+fn main() {
+    common::main("softmax");
+}

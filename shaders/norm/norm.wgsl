@@ -1,0 +1,162 @@
+// y = normalised(h) * weight + bias over the last dimension, h = x or x + add:
+//   rms    h / sqrt(mean(h^2) + eps)                        (RMSNorm, arXiv 1910.07467)
+//   layer  (h - mean(h)) / sqrt(var(h) + eps)               (LayerNorm, arXiv 1607.06450)
+//
+// x, add, sum, y: `rows` rows of `cols` adjacent elements, each tensor with an offset and a distance between rows;
+// weight, bias: [cols]. RESIDUAL none: h = x; in_place: x becomes x + add; into: sum = x + add. What is normalised is h
+// as it is stored, so that a row gives the same result whether it is kept or read again.
+//
+// TEAM invocations handle a row, ROWS rows a workgroup. A row of at most 4 * TEAM * UNROLL elements is read once and
+// stays in registers; UNROLL 0 reads it again for every pass over it. The variance is the mean of squares of h - mean
+// (two passes), never a difference of large numbers.
+//
+// Dropped: Welford's update in one pass, which divides for every element and saves nothing where the row is in registers.
+#import "lib/tensor.wgsl" as t
+#import "lib/reduce.wgsl" as reduce
+
+struct Params {
+    rows: u32,
+    cols: u32,
+    groups: u32,
+    x_offset: u32,
+    x_stride: u32,
+    add_offset: u32,
+    add_stride: u32,
+    sum_offset: u32,
+    sum_stride: u32,
+    weight_offset: u32,
+    bias_offset: u32,
+    y_offset: u32,
+    y_stride: u32,
+    eps: f32,
+}
+${ t.params(PARAMS) }
+${ t.prelude() }
+#if RESIDUAL == "in_place"
+${ t.inout(1, "x", X, VEC) }
+${ t.rounded("x", X) }
+#else
+${ t.input(1, "x", X, VEC) }
+#endif
+#if RESIDUAL != "none"
+${ t.input(2, "add", ADD, VEC) }
+#endif
+#if RESIDUAL == "into"
+${ t.inout(3, "sum", SUM, VEC) }
+${ t.rounded("sum", SUM) }
+#endif
+#if WEIGHT != "none"
+${ t.input(4, "weight", WEIGHT, VEC) }
+#endif
+#if BIAS != "none"
+${ t.input(5, "bias", BIAS, VEC) }
+#endif
+${ t.output(6, "y", Y, VEC) }
+${ reduce.scratch(REDUCE, TEAM * ROWS) }
+${ reduce.function("sum", REDUCE, TEAM * ROWS, TEAM) }
+#set H = "sum" if RESIDUAL == "into" else "x"
+
+// Elements of the row from group `g` (of four) on.
+fn width(g: u32) -> u32 { return min(p.cols - g * 4u, 4u); }
+
+// h, written where it is a sum.
+fn take(row: u32, g: u32) -> vec4<f32> {
+    let n = width(g);
+    var h = load_some_x(p.x_offset + row * p.x_stride + g * 4u, n);
+    #if RESIDUAL != "none"
+    h = rounded_${H}(h + load_some_add(p.add_offset + row * p.add_stride + g * 4u, n));
+    store_some_${H}(p.${H}_offset + row * p.${H}_stride + g * 4u, n, h);
+    #endif
+    return h;
+}
+
+// h again, after this invocation's `take`.
+fn again(row: u32, g: u32) -> vec4<f32> {
+    return load_some_${H}(p.${H}_offset + row * p.${H}_stride + g * 4u, width(g));
+}
+
+// h - mean, zero beyond the row's end.
+fn centred(h: vec4<f32>, g: u32, mean: f32) -> vec4<f32> {
+    #if VEC == 4
+    return h - mean;
+    #else
+    return select(vec4<f32>(), h - mean, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(width(g)));
+    #endif
+}
+
+fn put(row: u32, g: u32, normalised: vec4<f32>) {
+    let n = width(g);
+    var y = normalised;
+    #if WEIGHT != "none"
+    y *= load_some_weight(p.weight_offset + g * 4u, n);
+    #endif
+    #if BIAS != "none"
+    y += load_some_bias(p.bias_offset + g * 4u, n);
+    #endif
+    store_some_y(p.y_offset + row * p.y_stride + g * 4u, n, y);
+}
+
+fn across(v: vec4<f32>) -> f32 { return (v.x + v.y) + (v.z + v.w); }
+
+@compute @workgroup_size(${TEAM * ROWS})
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+    ${ reduce.arguments(REDUCE) }
+) {
+    ${ reduce.begin(REDUCE) }
+    let member = lane & ${TEAM - 1}u;
+    let row = (workgroup.y * grid.x + workgroup.x) * ${ROWS}u + lane / ${TEAM}u;
+    // Teams beyond the last row come along to the barriers with nothing to do.
+    let groups = select(0u, p.groups, row < p.rows);
+    let cols = f32(p.cols);
+    var total = vec4<f32>();
+#if UNROLL > 0
+    #for u in range(UNROLL)
+    let g${u} = member + ${u * TEAM}u;
+    var h${u} = vec4<f32>();
+    if g${u} < groups { h${u} = take(row, g${u}); }
+    #endfor
+    #if KIND == "layer"
+    #for u in range(UNROLL)
+    total += h${u};
+    #endfor
+    let mean = workgroup_sum(across(total), lane) / cols;
+    total = vec4<f32>();
+    #for u in range(UNROLL)
+    if g${u} < groups { h${u} = centred(h${u}, g${u}, mean); }
+    #endfor
+    #endif
+    #for u in range(UNROLL)
+    total += h${u} * h${u};
+    #endfor
+    let scale = inverseSqrt(workgroup_sum(across(total), lane) / cols + p.eps);
+    #for u in range(UNROLL)
+    if g${u} < groups { put(row, g${u}, h${u} * scale); }
+    #endfor
+#else
+    #if KIND == "layer"
+    for (var g = member; g < groups; g += ${TEAM}u) { total += take(row, g); }
+    let mean = workgroup_sum(across(total), lane) / cols;
+    total = vec4<f32>();
+    for (var g = member; g < groups; g += ${TEAM}u) {
+        let h = centred(again(row, g), g, mean);
+        total += h * h;
+    }
+    #else
+    for (var g = member; g < groups; g += ${TEAM}u) {
+        let h = take(row, g);
+        total += h * h;
+    }
+    #endif
+    let scale = inverseSqrt(workgroup_sum(across(total), lane) / cols + p.eps);
+    for (var g = member; g < groups; g += ${TEAM}u) {
+        #if KIND == "layer"
+        put(row, g, centred(again(row, g), g, mean) * scale);
+        #else
+        put(row, g, again(row, g) * scale);
+        #endif
+    }
+#endif
+}

@@ -1,0 +1,9 @@
+//! The program, called as a user calls it.
+
+mod attention;
+mod common;
+mod dense;
+mod elementwise;
+mod program;
+mod rows;
+mod tokens;

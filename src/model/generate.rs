@@ -2,7 +2,7 @@
 
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::kernels::select;
+use crate::kernels::select::{self, TopK};
 use crate::model::llama::Session;
 use crate::model::sampling::{Needs, Sampler, Sampling};
 use crate::tensor::Tensor;
@@ -109,7 +109,7 @@ impl<'a> Generation<'a> {
             }
             Choice::TopK { values, indices } => {
                 session.feed_then(&self.pending, |pass, logits| {
-                    { let _ = (pass, logits, values, indices); Ok(()) }
+                    TopK::default().run(pass, logits, values, indices)
                 })?;
                 let pairs: Vec<(u32, f32)> = indices
                     .to_vec::<u32>()?

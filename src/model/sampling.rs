@@ -121,7 +121,7 @@ impl Sampling {
 }
 
 /// Larger top-k are cheaper on the host.
-const MAX_DEVICE_TOP_K: usize = 0;
+const MAX_DEVICE_TOP_K: usize = 256;
 
 /// What has to come back from the GPU to choose a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod elementwise;
 pub mod gemm;
 pub mod gemv;
+pub mod heater;
 pub mod model;
 pub mod norm;
 pub mod rope;
@@ -17,6 +18,8 @@ use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::ceilings::{Ceilings, Probe, Timer, time};
 use flashwave::kernels::random::Uniform;
 use flashwave::{Capabilities, Context, DType, Pass, Result, Tensor};
+
+use heater::Heater;
 
 /// How large the problems are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +226,12 @@ pub fn time_runs(
 }
 
 /// Times passes of several runs each: `repeats` passes after two that are not counted.
-pub fn measure(ctx: &Context, prepared: &mut Prepared, repeats: usize) -> Result<Measurement> {
+pub fn measure(
+    ctx: &Context,
+    prepared: &mut Prepared,
+    repeats: usize,
+    heater: &Heater,
+) -> Result<Measurement> {
     let software = ctx.capabilities().class == DeviceClass::Software;
     // The first pass compiles and uploads; the second says how many runs make a pass long enough for the clock.
     time_runs(ctx, prepared, 0, 1)?;
@@ -232,6 +240,7 @@ pub fn measure(ctx: &Context, prepared: &mut Prepared, repeats: usize) -> Result
     let runs = (enough / once.as_secs_f64().max(1e-6))
         .ceil()
         .clamp(1.0, 512.0) as usize;
+    heater.run(ctx)?;
     time_runs(ctx, prepared, 2, runs)?;
     let mut times = Vec::new();
     let mut timer = Timer::Host;

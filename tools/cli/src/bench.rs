@@ -3,16 +3,21 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use flashwave::Context;
 use flashwave::kernels::ceilings::Ceilings;
-use kernels_tests::benches::{BENCHES, Measurement, Row, Scale, measure};
+use kernels_tests::benches::heater::Heater;
+use kernels_tests::benches::{BENCHES, Measurement, Row, Scale, measure, model};
 use serde::Serialize;
 
 use crate::device::{DeviceArgs, checks_name, heading};
 use crate::units::rate;
+
+/// Work ahead of every timed row, so that the card's clocks are up.
+const HEAT: Duration = Duration::from_millis(120);
 
 /// Options of `flashwave bench`.
 #[derive(Args)]
@@ -88,6 +93,7 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
         writeln!(out, "{}", heading(&ctx))?;
     }
     let ceilings = Ceilings::of(&ctx)?;
+    let heater = Heater::new(&ctx, HEAT)?;
     if !args.json {
         writeln!(out, "{}", header(&rows))?;
     }
@@ -95,7 +101,7 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
     let mut lines: Vec<Line> = Vec::new();
     let mut failed = 0;
     for row in &rows {
-        let line = match time(&ctx, row, repeats, &ceilings) {
+        let line = match time(&ctx, row, repeats, &ceilings, &heater) {
             Ok(line) => line,
             // A sweep tries tunings that a device may refuse; a row of the table has to run.
             Err(error) => {
@@ -115,6 +121,9 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
         }
         lines.push(line);
     }
+    if "model".contains(filter) && part.is_empty() && !args.sweep {
+        host_cost(&mut out, &ctx, args.json)?;
+    }
     if args.sweep {
         best(&mut out, &lines, args.json)?;
     } else if failed > 0 {
@@ -123,11 +132,17 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-fn time(ctx: &Context, row: &Row, repeats: usize, ceilings: &Ceilings) -> Result<Line> {
+fn time(
+    ctx: &Context,
+    row: &Row,
+    repeats: usize,
+    ceilings: &Ceilings,
+    heater: &Heater,
+) -> Result<Line> {
     let mut prepared = row.prepare(ctx)?;
     let Measurement {
         us, min_us, spread, ..
-    } = measure(ctx, &mut prepared, repeats)?;
+    } = measure(ctx, &mut prepared, repeats, heater)?;
     let terascale = |amount: f64| (amount > 0.0).then(|| digits(amount / us / 1e6));
     Ok(Line {
         work: row.work.clone(),
@@ -142,6 +157,20 @@ fn time(ctx: &Context, row: &Row, repeats: usize, ceilings: &Ceilings) -> Result
         min_us: digits(min_us),
         spread: digits(spread),
     })
+}
+
+/// The processor's time for a dispatch of a decode step.
+fn host_cost(out: &mut impl Write, ctx: &Context, json: bool) -> Result<()> {
+    let cost = model::host_cost(ctx)?;
+    let us = digits(cost.per_dispatch.as_secs_f64() * 1e6);
+    let work = format!("host cost of a dispatch, {} in a decode step", cost.dispatches);
+    if json {
+        let line = serde_json::json!({"work": work, "by": "flashwave", "us": us});
+        writeln!(out, "{line}")?;
+    } else {
+        writeln!(out, "{work}: {us} us")?;
+    }
+    Ok(())
 }
 
 /// Four significant digits.

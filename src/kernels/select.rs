@@ -407,6 +407,12 @@ impl TopK {
     }
 }
 
+/// Records the values (f32) and indices (u32) of every row's k greatest elements, greatest first, k being the outputs'
+/// last dimension: [`TopK`] with its defaults.
+pub fn top_k(pass: &mut Pass<'_>, x: &Tensor, values: &Tensor, indices: &Tensor) -> Result<()> {
+    TopK::default().run(pass, x, values, indices)
+}
+
 /// Parameters of a step of [`TopK`].
 enum Step {
     Sort(SortParams),

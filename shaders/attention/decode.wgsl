@@ -7,7 +7,10 @@
 // their own: sub-lane s has the columns s, s + L, .. of q, k, v and the result (KVEC / 4 columns of four elements
 // together, so that a load is KVEC elements wide), and only the dot products are summed across. K and V of a step
 // are asked for together, without a barrier in the subgroup tier. At the end the workgroup merges its groups, and
-// writes the output (one split) or its maximum, sum and unnormalised result for combine.wgsl.
+// writes the output (one split) or its maximum, sum and unnormalised result for combine.wgsl. Which of the two is a
+// parameter, not a variant: a cache that grows past one split must not compile anything.
+//
+// Dropped: the merge unrolled over rows (software compilers took twice as long, and it runs once).
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention
 #import "lib/reduce.wgsl" as reduce

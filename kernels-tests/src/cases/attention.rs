@@ -376,9 +376,12 @@ fn setups() -> Vec<(&'static str, Setup)> {
         );
         let mut decode = Setup::new(Mask::Causal, [1, 1], [1, 147], d);
         decode.types = [F32, F16, F16, F32];
-        add("channels decode", decode);
+        // 80 and 96 are cut up as 40 and 64 are.
+        if d != 80 && d != 96 {
+            add("channels decode", decode);
+        }
     }
-    for d in [1, 3, 64] {
+    for d in [3, 64] {
         let mut setup = Setup::new(Mask::Full, [1, 1], [21, 33], d);
         setup.problem.v_dim = d + 4;
         add("values of another width", setup);
@@ -404,6 +407,10 @@ fn setups() -> Vec<(&'static str, Setup)> {
         [F32, BF16, BF16, F16],
     ] {
         for (d, q_len) in [(24, 37), (24, 1), (13, 37), (13, 1)] {
+            // Ragged rows differ in how they are stored: once for each type is enough.
+            if d == 13 && types[0] != types[3] {
+                continue;
+            }
             let mut setup = Setup::new(Mask::Causal, [1, 1], [q_len, 45], d);
             setup.types = types;
             setup.lse = false;
@@ -416,10 +423,12 @@ fn setups() -> Vec<(&'static str, Setup)> {
             setup.problem.batch = 2;
             setup.place = Storage::Fused;
             add("strided", setup);
-            setup.place = Storage::Cache;
-            setup.problem.kv_len = 83;
-            setup.types = [F32, F16, F16, F32];
-            add("strided", setup);
+            if d == 32 {
+                setup.place = Storage::Cache;
+                setup.problem.kv_len = 83;
+                setup.types = [F32, F16, F16, F32];
+                add("strided", setup);
+            }
         }
     }
     let forms: [Dims; 5] = [
@@ -446,20 +455,18 @@ fn setups() -> Vec<(&'static str, Setup)> {
         add("bias", setup);
     }
     // Many splits, some of which see nothing; rows of several workgroups.
-    for (heads, pair, d, split) in [
-        ([4, 1], [1, 799], 64, 64),
-        ([8, 8], [1, 300], 128, 64),
-        ([8, 1], [3, 513], 32, 100),
-        ([2, 2], [16, 203], 16, 64),
-        ([8, 2], [5, 3], 40, 64),
-        ([1, 1], [2, 1999], 256, 512),
+    for (heads, pair, d, split, kv) in [
+        ([4, 1], [1, 799], 64, 64, F16),
+        ([8, 8], [1, 300], 128, 64, F16),
+        ([8, 1], [3, 513], 32, 100, F16),
+        ([2, 2], [16, 203], 16, 64, F32),
+        ([8, 2], [5, 3], 40, 64, F32),
+        ([1, 1], [2, 1999], 256, 512, F32),
     ] {
-        for types in [[F32; 4], [F32, F16, F16, F32]] {
-            let mut setup = Setup::new(Mask::Causal, heads, pair, d);
-            setup.sizes = Sizes::Split(split);
-            setup.types = types;
-            add("split keys", setup);
-        }
+        let mut setup = Setup::new(Mask::Causal, heads, pair, d);
+        setup.sizes = Sizes::Split(split);
+        setup.types = [F32, kv, kv, F32];
+        add("split keys", setup);
     }
     // Scores in the hundreds: all weight on a key or two.
     for q_len in [1, 40] {

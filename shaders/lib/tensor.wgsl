@@ -12,7 +12,6 @@ Memory is seen as groups of four elements (16 bytes of f32, 8 of f16 and bf16), 
 element type has. For a tensor `x` there are then, all with element indices,
   load_x(i) -> f32                      any element
   load4_x(i) -> vec4<f32>               i a multiple of 4
-  load8_x(i) -> array<vec4<f32>, 2>     input8 only: i a multiple of 8
   load_some_x(i, n) -> vec4<f32>        n elements from i on, the rest zero; with VEC 4, i and n are multiples of 4
   load8_w(i) -> Eight                   input8 only: .low and .high of four elements; i a multiple of 8
   store_y(i, v)                         VEC 1 only: any element

@@ -622,7 +622,7 @@ mod tests {
         assert_eq!(tile(&caps, 4096, 4096, 4096), "128x128 none");
         assert_eq!(tile(&caps, 4097, 4096, 4096), "128x128 outer");
         assert_eq!(tile(&caps, 4096, 4096, 4095), "128x128 all");
-        assert_eq!(tile(&caps, 16, 4096, 4096), "16x64 none");
+        assert_eq!(tile(&caps, 16, 8192, 4096), "16x64 none");
         let software = Capabilities {
             class: DeviceClass::Software,
             ..Capabilities::webgpu_default()

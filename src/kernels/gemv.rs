@@ -83,40 +83,42 @@ struct Checked {
 }
 
 impl Gemv {
-    /// What a sweep should try on this device for `rows` rows.
+    /// What a sweep should try on this device for `rows` rows: 4 to 16 loads of W in flight an invocation, as long
+    /// as the sums stay in registers.
     pub fn candidates(&self, caps: &Capabilities, rows: usize) -> Vec<GemvTuning> {
+        let rows = even_parts(rows);
         let mut found = Vec::new();
-        for per_team in [1, 2, 4, 8] {
-            for unroll in [1, 2, 4, 8] {
-                if let Some(s) = caps.subgroups {
-                    for teams in [2, 4, 8] {
-                        for passes in [1, 2, 4] {
-                            found.push(GemvTuning {
-                                team: Team::Subgroup,
-                                per_team,
-                                per_workgroup: teams * per_team * passes,
-                                unroll,
-                                workgroup: teams * s.min,
-                            });
-                        }
-                    }
-                }
-                for workgroup in [64, 128, 256] {
+        for (per_team, unroll) in [1, 2, 4]
+            .into_iter()
+            .flat_map(|r| [1, 2, 4, 8].map(|u| (r, u)))
+        {
+            let loads = per_team as usize * self.gating.factor() * unroll as usize;
+            let sums = rows * per_team as usize * self.gating.factor();
+            // With many rows of x, its elements are loads in flight too.
+            if !(4..=16).contains(&(loads * rows.min(4))) || sums > 64 {
+                continue;
+            }
+            for invocations in [128, 256] {
+                if let Some(size) = caps.subgroups.map(|s| s.min) {
+                    let teams = (invocations / size).max(1);
                     found.push(GemvTuning {
-                        team: Team::Workgroup,
+                        team: Team::Subgroup,
                         per_team,
-                        per_workgroup: per_team.max(4),
+                        per_workgroup: (teams * per_team).next_multiple_of(4),
                         unroll,
-                        workgroup,
+                        workgroup: teams * size,
                     });
                 }
+                found.push(GemvTuning {
+                    team: Team::Workgroup,
+                    per_team,
+                    per_workgroup: 4,
+                    unroll,
+                    workgroup: invocations,
+                });
             }
         }
-        found.retain(|t| {
-            let rows = even_parts(rows);
-            let values = rows * t.per_team as usize * self.gating.factor();
-            values * t.unroll as usize <= 128 && self.check_tuning(caps, rows, false, t).is_ok()
-        });
+        found.retain(|t| self.check_tuning(caps, rows, false, t).is_ok());
         found
     }
 

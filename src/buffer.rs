@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 const GRANULE: u64 = 256;
 /// Larger buffers (weights) are freed, not pooled.
 const POOLED_LIMIT: u64 = 64 << 20;
+/// Free bytes that the pool keeps at most.
+const POOL_BYTES: u64 = 1 << 30;
 
 /// A storage buffer with an identity for the bind-group cache.
 pub(crate) struct Buffer {
@@ -28,21 +30,21 @@ impl Drop for Buffer {
         let Some(inner) = self.owner.upgrade() else {
             return;
         };
-        if self.raw.size() <= POOLED_LIMIT {
+        let size = self.raw.size();
+        let kept = inner.pool.kept.load(Ordering::Relaxed);
+        if size <= POOLED_LIMIT && kept + size <= POOL_BYTES {
             let free = Free {
                 id: self.id,
                 raw: self.raw.clone(),
             };
+            inner.pool.kept.fetch_add(size, Ordering::Relaxed);
             lock(&inner.pool.free)
                 .entry(self.key)
                 .or_default()
                 .push(free);
         } else {
             lock(&inner.bind_groups).forget(self.id);
-            inner
-                .pool
-                .alive
-                .fetch_sub(self.raw.size(), Ordering::Relaxed);
+            inner.pool.alive.fetch_sub(size, Ordering::Relaxed);
         }
     }
 }
@@ -58,6 +60,7 @@ pub(crate) struct Pool {
     binding_limit: u64,
     buffer_limit: u64,
     alive: AtomicU64,
+    kept: AtomicU64,
     created: AtomicU64,
 }
 
@@ -68,6 +71,7 @@ impl Pool {
             binding_limit: caps.binding_bytes.min(u64::from(u32::MAX) & !(GRANULE - 1)),
             buffer_limit: caps.buffer_bytes,
             alive: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
             created: AtomicU64::new(0),
         }
     }
@@ -87,6 +91,7 @@ impl Pool {
             .map(|f| f.raw.size())
             .sum();
         self.alive.fetch_sub(freed, Ordering::Relaxed);
+        self.kept.fetch_sub(freed, Ordering::Relaxed);
     }
 
     /// A buffer of at least `bytes`; its contents are whatever the last user left.
@@ -102,48 +107,47 @@ impl Pool {
             ));
         }
         let size = size_class(bytes).min(limit);
+        let copies = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        self.take(ctx, size, size, wgpu::BufferUsages::STORAGE | copies)
+    }
+
+    /// A buffer for uniform parameters.
+    pub(crate) fn allocate_uniform(&self, ctx: &Context, size: u64) -> Result<Arc<Buffer>> {
+        // Pooled apart from storage, by a key that no storage buffer has.
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        self.take(ctx, size, size + 1, usage)
+    }
+
+    fn take(
+        &self,
+        ctx: &Context,
+        size: u64,
+        key: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<Arc<Buffer>> {
         let owner = Arc::downgrade(&ctx.inner);
-        if let Some(free) = lock(&self.free).get_mut(&size).and_then(Vec::pop) {
+        if let Some(Free { id, raw }) = lock(&self.free).get_mut(&key).and_then(Vec::pop) {
+            self.kept.fetch_sub(size, Ordering::Relaxed);
             return Ok(Arc::new(Buffer {
-                id: free.id,
-                raw: free.raw,
-                key: size,
+                id,
+                raw,
+                key,
                 owner,
             }));
         }
-        let usage = wgpu::BufferUsages::STORAGE
-            | wgpu::BufferUsages::COPY_SRC
-            | wgpu::BufferUsages::COPY_DST;
-        let raw = self.create(ctx, size, usage)?;
-        Ok(Arc::new(Buffer {
-            id: ctx.fresh_id(),
-            raw,
-            key: size,
-            owner,
-        }))
-    }
-}
-
-impl Pool {
-    /// A buffer for uniform parameters.
-    pub(crate) fn allocate_uniform(&self, ctx: &Context, size: u64) -> Result<Arc<Buffer>> {
-        // One size, so pooling them apart from storage by a key no tensor can have is enough.
-        let key = size + 1;
-        if let Some(free) = lock(&self.free).get_mut(&key).and_then(Vec::pop) {
-            return Ok(Arc::new(Buffer {
-                id: free.id,
-                raw: free.raw,
-                key,
-                owner: Arc::downgrade(&ctx.inner),
-            }));
-        }
-        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let raw = self.create(ctx, size, usage)?;
+        let raw = match self.create(ctx, size, usage) {
+            // What the pool keeps may be what is missing.
+            Err(Error::OutOfMemory(_)) => {
+                ctx.trim();
+                self.create(ctx, size, usage)?
+            }
+            created => created?,
+        };
         Ok(Arc::new(Buffer {
             id: ctx.fresh_id(),
             raw,
             key,
-            owner: Arc::downgrade(&ctx.inner),
+            owner,
         }))
     }
 

@@ -226,6 +226,7 @@ pub(crate) struct Inner {
     lost: Arc<Mutex<Option<String>>>,
     cache: Option<(wgpu::PipelineCache, PathBuf)>,
     pub(crate) next_id: AtomicU64,
+    pub(crate) submissions: AtomicU64,
 }
 
 impl std::fmt::Debug for Context {
@@ -310,6 +311,7 @@ impl Context {
             checks: options.checks.unwrap_or_default(),
             kernels: Mutex::default(),
             next_id: AtomicU64::new(1),
+            submissions: AtomicU64::new(0),
             device,
             queue,
             caps,
@@ -432,6 +434,13 @@ impl Context {
             .map_err(|e| Error::DeviceLost(format!("waiting: {e}")))
     }
 
+    /// Hands pending uploads to the device and waits for them, which frees their staging memory.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.inner.queue.submit([]);
+        self.wait()
+    }
+
     /// Frees pooled buffers and what refers to them.
     pub fn trim(&self) {
         lock(&self.inner.bind_groups).clear();
@@ -448,6 +457,11 @@ impl Context {
     /// Buffers made on the device since the context was opened: a decode step makes none.
     pub fn buffers_created(&self) -> u64 {
         self.inner.pool.created()
+    }
+
+    /// Recorded passes submitted since the context was opened: one a decode step.
+    pub fn submissions(&self) -> u64 {
+        self.inner.submissions.load(Ordering::Relaxed)
     }
 
     /// Writes the pipeline cache to its folder; also done when the last clone is dropped.

@@ -1,6 +1,7 @@
 //! Recording: many dispatches in one pass and one submission.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::buffer::Buffer;
@@ -138,18 +139,19 @@ impl<'a> Pass<'a> {
         shape: impl AsRef<[usize]>,
     ) -> Result<Tensor> {
         let layout = Layout::contiguous(dtype, shape)?;
-        let mut slots = lock(&self.ctx.inner.scratch);
-        if slots.len() <= slot {
-            slots.resize_with(slot + 1, || None);
-        }
-        if let Some(buffer) = slots[slot]
-            .as_ref()
-            .filter(|b| b.raw.size() >= layout.bytes())
-        {
-            return Ok(Tensor::over(self.ctx, buffer.clone(), layout));
-        }
-        let buffer = self.ctx.inner.pool.allocate(self.ctx, layout.bytes())?;
-        slots[slot] = Some(buffer.clone());
+        let slots = &self.ctx.inner.scratch;
+        let kept = lock(slots).get(slot).cloned().flatten();
+        let buffer = match kept.filter(|b| b.raw.size() >= layout.bytes()) {
+            Some(buffer) => buffer,
+            None => {
+                let buffer = self.ctx.inner.pool.allocate(self.ctx, layout.bytes())?;
+                let mut slots = lock(slots);
+                let count = slots.len().max(slot + 1);
+                slots.resize_with(count, || None);
+                slots[slot] = Some(buffer.clone());
+                buffer
+            }
+        };
         Ok(Tensor::over(self.ctx, buffer, layout))
     }
 
@@ -299,6 +301,7 @@ impl<'a> Pass<'a> {
             .take()
             .map(|q| q.resolve(device, &mut self.encoder, self.launches));
         self.ctx.inner.queue.submit([self.encoder.finish()]);
+        self.ctx.inner.submissions.fetch_add(1, Ordering::Relaxed);
         Ok(pending)
     }
 }

@@ -97,16 +97,21 @@ impl Tensor {
         data: &[f32],
         shape: impl AsRef<[usize]>,
     ) -> Result<Self> {
+        Self::from_bytes(ctx, dtype, &Self::encode_f32(dtype, data)?, shape)
+    }
+
+    /// The bytes of `data` rounded to `dtype` (f32, f16 or bf16; to nearest, ties to even).
+    pub fn encode_f32(dtype: DType, data: &[f32]) -> Result<Vec<u8>> {
         match dtype {
-            DType::F32 => Self::from_slice(ctx, data, shape),
-            DType::F16 => {
-                let data: Vec<f16> = data.iter().map(|&x| f16::from_f32(x)).collect();
-                Self::from_slice(ctx, &data, shape)
-            }
-            DType::BF16 => {
-                let data: Vec<bf16> = data.iter().map(|&x| bf16::from_f32(x)).collect();
-                Self::from_slice(ctx, &data, shape)
-            }
+            DType::F32 => Ok(bytemuck::cast_slice(data).to_vec()),
+            DType::F16 => Ok(data
+                .iter()
+                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                .collect()),
+            DType::BF16 => Ok(data
+                .iter()
+                .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                .collect()),
             other => Err(Error::argument("dtype", other, "f32, f16 or bf16")),
         }
     }

@@ -1,7 +1,7 @@
 //! Random inputs, poisoned outputs.
 
+pub use flashwave::reference::round;
 use flashwave::{Context, DType, Result, Tensor};
-use half::{bf16, f16};
 
 /// SplitMix64: small, seedable, good enough to fill tensors.
 pub struct Random(u64);
@@ -50,15 +50,6 @@ impl Random {
             values[at] *= 10.0;
         }
         values.into_iter().map(|x| round(x as f32, dtype)).collect()
-    }
-}
-
-/// `x` as `dtype` stores it.
-pub fn round(x: f32, dtype: DType) -> f32 {
-    match dtype {
-        DType::F16 => f16::from_f32(x).to_f32(),
-        DType::BF16 => bf16::from_f32(x).to_f32(),
-        _ => x,
     }
 }
 

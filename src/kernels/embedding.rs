@@ -28,8 +28,8 @@ struct Params {
     nan: u32,
 }
 
-/// Plans [`gather`]: `table` [vocab, width] and `out` [tokens, width] of f32, f16 or bf16, rows evenly spaced;
-/// `ids` u32 [tokens], contiguous.
+/// Plans [`gather`]: `table` `[vocab, width]` and `out` `[tokens, width]` of f32, f16 or bf16, rows evenly spaced;
+/// `ids` u32 `[tokens]`, contiguous.
 pub fn plan(caps: &Capabilities, table: &Layout, ids: &Layout, out: &Layout) -> Result<Launch> {
     let &[vocab, width] = table.shape() else {
         let was = format!("{table:?}");
@@ -75,7 +75,7 @@ pub fn plan(caps: &Capabilities, table: &Layout, ids: &Layout, out: &Layout) -> 
     Launch::new(caps, recipe, grid, &params)
 }
 
-/// Records out[i] = table[ids[i]]. A row whose id is not in the table becomes NaN; ids that come from the host go
+/// Records `out[i] = table[ids[i]]`. A row whose id is not in the table becomes NaN; ids that come from the host go
 /// through [`check_ids`] first.
 pub fn gather(pass: &mut Pass<'_>, table: &Tensor, ids: &Tensor, out: &Tensor) -> Result<()> {
     let launch = plan(

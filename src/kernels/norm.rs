@@ -46,7 +46,7 @@ pub enum Residual<T> {
 
 /// The operands of a normalisation: tensors to run it, layouts to plan it.
 ///
-/// x, y and the residual's tensors have one shape; weight and bias are [cols]. Element types are f32, f16 or bf16,
+/// x, y and the residual's tensors have one shape; weight and bias are `[cols]`. Element types are f32, f16 or bf16,
 /// each tensor its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NormArgs<T> {

@@ -318,7 +318,7 @@ impl RopeTable {
 pub enum Positions<T> {
     /// This one and those that follow it.
     From(usize),
-    /// One u32 a token, [tokens]; the kernel clamps it to the table.
+    /// One u32 a token, `[tokens]`; the kernel clamps it to the table.
     Tensor(T),
 }
 

@@ -27,10 +27,13 @@ impl RowTuning {
     /// What the planner takes for `rows` rows of `cols` elements.
     pub fn default_for(caps: &Capabilities, rows: usize, cols: usize) -> Self {
         let groups = cols.div_ceil(4);
+        let most = (caps.invocations as usize).min(1024);
         let (limit, unroll) = if rows < FEW_ROWS {
-            ((caps.invocations as usize).min(1024), 1)
-        } else {
+            (most, 1)
+        } else if groups <= WORKGROUP * MAX_UNROLL {
             (WORKGROUP, 4)
+        } else {
+            (most, MAX_UNROLL)
         };
         let team = groups.div_ceil(unroll).next_power_of_two().clamp(8, limit);
         Self::with_team(team, rows, groups)

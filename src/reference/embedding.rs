@@ -2,7 +2,7 @@
 
 use super::Real;
 
-/// table[id] for every id, NaN where there is no such row; `width` elements a row.
+/// `table[id]` for every id, NaN where there is no such row; `width` elements a row.
 pub fn gather<R: Real>(table: &[R], width: usize, ids: &[u32]) -> Vec<R> {
     let row = |&id: &u32| -> Vec<R> {
         let start = id as usize * width;

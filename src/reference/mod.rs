@@ -9,13 +9,17 @@ pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod llama;
 pub mod norm;
 pub mod random;
 pub mod rope;
 pub mod select;
 pub mod softmax;
 
+use half::{bf16, f16};
 use num_traits::Float;
+
+use crate::dtype::DType;
 
 /// f32 or f64, with what [`Float`] lacks.
 pub trait Real: Float + Send + Sync + std::iter::Sum + std::fmt::Debug + 'static {
@@ -49,4 +53,21 @@ impl Real for f64 {
     fn to(self) -> f64 {
         self
     }
+}
+
+/// `x` as `dtype` stores it (f32, f16 or bf16).
+pub fn round(x: f32, dtype: DType) -> f32 {
+    match dtype {
+        DType::F16 => f16::from_f32(x).to_f32(),
+        DType::BF16 => bf16::from_f32(x).to_f32(),
+        _ => x,
+    }
+}
+
+/// Every value rounded to `dtype` and then in the arithmetic's type.
+pub fn widen_as<R: Real>(values: &[f32], dtype: DType) -> Vec<R> {
+    values
+        .iter()
+        .map(|&x| R::of(round(x, dtype).into()))
+        .collect()
 }

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod elementwise;
 pub mod gemm;
 pub mod gemv;
+pub mod model;
 pub mod norm;
 pub mod rope;
 pub mod softmax;
@@ -91,6 +92,11 @@ pub const BENCHES: &[Bench] = &[
         name: "softmax",
         rows: softmax::rows,
         sweep: softmax::sweep,
+    },
+    Bench {
+        name: "model",
+        rows: model::rows,
+        sweep: model::sweep,
     },
 ];
 

@@ -5,6 +5,7 @@ mod bench;
 mod ceilings;
 mod device;
 mod devices;
+mod generate;
 mod run;
 mod units;
 mod verify;
@@ -36,6 +37,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Times the kernels and reports shares of the device's ceilings.
     Bench(bench::BenchArgs),
+    /// Writes text with a model, streamed.
+    Generate(generate::Generate),
     /// Runs a kernel on the tensors of a safetensors file.
     Run(run::RunArgs),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Ceilings(args) => ceilings::run(&cli.device, &args),
         Command::Verify(args) => verify::run(&cli.device, &args),
         Command::Bench(args) => bench::run(&cli.device, &args),
+        Command::Generate(args) => cli.device.open().and_then(|ctx| args.run(&ctx)),
         Command::Run(args) => run::run(&cli.device, &args),
     };
     match done {

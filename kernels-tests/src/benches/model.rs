@@ -1,0 +1,138 @@
+//! Whole models with random weights: decode bounded by reading the weights, prefill by arithmetic, and what a
+//! dispatch costs the host.
+
+use std::time::{Duration, Instant};
+
+use flashwave::kernels::ceilings::Probe;
+use flashwave::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
+use flashwave::model::{Llama, LlamaConfig, Logits, Session};
+use flashwave::{Capabilities, Context, DType, Result, Tensor};
+
+use super::{Prepared, Row, Scale};
+
+/// The shape of Llama-2 7B (arXiv 2307.09288), or a small one.
+fn shape(scale: Scale) -> LlamaConfig {
+    let (hidden, inner, layers, heads) = scale.pick((4096, 11008, 32, 32), (256, 688, 2, 8));
+    LlamaConfig {
+        vocab_size: scale.pick(32000, 512),
+        hidden_size: hidden,
+        intermediate_size: inner,
+        layers,
+        heads,
+        kv_heads: heads,
+        head_dim: hidden / heads,
+        max_positions: 4096,
+        norm_eps: 1e-5,
+        rope: RopeConfig {
+            theta: 10000.0,
+            dims: hidden / heads,
+            layout: RopeLayout::HalfSplit,
+            scaling: RopeScaling::None,
+        },
+        tie_word_embeddings: false,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![2],
+    }
+}
+
+/// Tokens in the cache when decoding is timed.
+const CONTEXT: usize = 512;
+
+/// A session with [`CONTEXT`] tokens in its cache.
+fn filled(ctx: &Context, scale: Scale) -> Result<Session> {
+    let model = Llama::random(ctx, shape(scale), DType::F16)?;
+    let mut session = model.session(2 * CONTEXT)?;
+    let vocab = model.config().vocab_size as u32;
+    let prompt: Vec<u32> = (0..CONTEXT as u32).map(|i| i * 7919 % vocab).collect();
+    session.feed(&prompt)?;
+    ctx.wait()?;
+    Ok(session)
+}
+
+/// Weights of the shape, with or without the embedding table.
+fn parameters(c: &LlamaConfig) -> f64 {
+    let attention = (2 * c.heads + 2 * c.kv_heads) * c.head_dim * c.hidden_size;
+    let layer = attention + 3 * c.intermediate_size * c.hidden_size;
+    (c.layers * layer + c.vocab_size * c.hidden_size) as f64
+}
+
+/// The rows.
+pub fn rows(_: &Capabilities, scale: Scale) -> Vec<Row> {
+    let c = shape(scale);
+    let weights = parameters(&c);
+    let name = format!("Llama {:.2}B f16", weights / 1e9);
+    // The bound of the issue: the weights alone, each read once a token.
+    let decode = Row::memory(
+        "model",
+        format!("{name} decode batch 1 kv{CONTEXT}"),
+        2.0 * weights,
+        move |ctx| {
+            let session = filled(ctx, scale)?;
+            let ids = Tensor::from_slice(ctx, &[1u32], [1])?;
+            let logits = Tensor::empty(ctx, DType::F32, [1, session.model().config().vocab_size])?;
+            // The cache is not advanced: every run is the same step.
+            Ok(Prepared::new("model", move |pass, _| {
+                session.forward(pass, &ids, Some((Logits::Last, &logits)))
+            }))
+        },
+    );
+    let tokens = scale.pick(256, 16);
+    let flops = 2.0 * weights * tokens as f64;
+    let prefill = Row::compute(
+        "model",
+        format!("{name} prefill {tokens} tokens"),
+        Probe::F32,
+        flops,
+        move |ctx| {
+            let session = Llama::random(ctx, shape(scale), DType::F16)?.session(tokens)?;
+            let ids = Tensor::from_slice(ctx, &vec![1u32; tokens], [tokens])?;
+            let logits = Tensor::empty(
+                ctx,
+                DType::F32,
+                [tokens, session.model().config().vocab_size],
+            )?;
+            Ok(Prepared::new("model", move |pass, _| {
+                session.forward(pass, &ids, Some((Logits::All, &logits)))
+            }))
+        },
+    );
+    vec![decode, prefill]
+}
+
+/// Models have no tuning of their own.
+pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
+    rows(caps, scale)
+}
+
+/// What recording costs the host.
+#[derive(Clone, Copy, Debug)]
+pub struct HostCost {
+    /// Dispatches of a decode step.
+    pub dispatches: usize,
+    /// Median time of the processor for each of them, the submission included.
+    pub per_dispatch: Duration,
+}
+
+/// Times the host's side of decode steps: planning, binding, recording, finishing and submitting, without
+/// waiting for the device.
+pub fn host_cost(ctx: &Context) -> Result<HostCost> {
+    let session = filled(ctx, Scale::of(ctx.capabilities()))?;
+    let ids = Tensor::from_slice(ctx, &[1u32], [1])?;
+    let logits = Tensor::empty(ctx, DType::F32, [1, session.model().config().vocab_size])?;
+    let mut dispatches = 0;
+    let mut times = Vec::new();
+    for _ in 0..40 {
+        let started = Instant::now();
+        dispatches = ctx.record(|pass| {
+            session.forward(pass, &ids, Some((Logits::Last, &logits)))?;
+            Ok(pass.launches())
+        })?;
+        times.push(started.elapsed());
+        ctx.wait()?;
+    }
+    times.sort();
+    Ok(HostCost {
+        dispatches,
+        per_dispatch: times[times.len() / 2] / dispatches.max(1) as u32,
+    })
+}

@@ -1,0 +1,364 @@
+//! Hugging Face model folders: `config.json`, `model.safetensors` or the shards that
+//! `model.safetensors.index.json` lists, and `tokenizer.json` if there is one.
+
+use std::collections::BTreeMap;
+use std::panic::catch_unwind;
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use super::source::{Blob, Folder};
+use super::tensor::Stored;
+use super::tokenizer::Tokenizer;
+use super::{Entry, Parsed, check};
+use crate::error::{Error, Result};
+use crate::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
+use crate::model::LlamaConfig;
+
+/// Reads the folder; `tokenizer` replaces its own.
+pub(super) fn load(mut folder: Folder, tokenizer: Option<Blob>) -> Result<Parsed> {
+    let Some(blob) = folder.take("config.json")? else {
+        return Err(Error::format(
+            folder.path(),
+            "no config.json: not a Hugging Face model folder",
+        ));
+    };
+    let raw: Config = serde_json::from_slice(&blob)
+        .map_err(|e| blob.error(format!("not a Llama config: {e}")))?;
+    let tied = raw.tie_word_embeddings;
+    let mut config = raw.read().map_err(|message| blob.error(message))?;
+    check::config(&config).map_err(|message| blob.error(message))?;
+
+    let (files, mut tensors) = load_tensors(&mut folder)?;
+    // Tied models may store the output projection too: it is the embedding. Without a word in the config the
+    // files decide; where the config says "untied", the check that follows misses the tensor.
+    config.tie_word_embeddings = tied.unwrap_or(!tensors.contains_key("lm_head.weight"));
+    if config.tie_word_embeddings {
+        tensors.remove("lm_head.weight");
+    }
+    // Constants that old checkpoints store beside the weights.
+    tensors.retain(|name, _| !name.ends_with(".rotary_emb.inv_freq"));
+
+    let tokenizer = match tokenizer {
+        Some(blob) => Some(blob),
+        None => folder.take("tokenizer.json")?,
+    };
+    let tokenizer = tokenizer
+        .map(|blob| Tokenizer::parse(&blob, config.vocab_size))
+        .transpose()?;
+    Ok(Parsed {
+        path: folder.path().to_owned(),
+        config,
+        tensors,
+        files,
+        tokenizer,
+    })
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn load_tensors(folder: &mut Folder) -> Result<(Vec<Blob>, BTreeMap<String, Entry>)> {
+    let mut files = Vec::new();
+    let mut tensors = BTreeMap::new();
+    if let Some(blob) = folder.take("model.safetensors")? {
+        tensors = header(&blob, 0)?;
+        files.push(blob);
+    } else if let Some(index) = folder.take("model.safetensors.index.json")? {
+        let map: Index = serde_json::from_slice(&index)
+            .map_err(|e| index.error(format!("not a shard index: {e}")))?;
+        let mut shards = BTreeMap::<String, Vec<String>>::new();
+        for (tensor, shard) in map.weight_map {
+            shards.entry(shard).or_default().push(tensor);
+        }
+        for (shard, names) in shards {
+            // The index must not reach outside its folder.
+            if Path::new(&shard).file_name() != Some(shard.as_ref()) {
+                return Err(index.error(format!("shard '{shard}' is not a plain file name")));
+            }
+            let Some(blob) = folder.take(&shard)? else {
+                return Err(index.error(format!("shard '{shard}' is missing from the folder")));
+            };
+            let mut found = header(&blob, files.len())?;
+            for name in names {
+                let Some(entry) = found.remove(&name) else {
+                    return Err(blob.error(format!(
+                        "tensor {name} is missing, which the index places here"
+                    )));
+                };
+                tensors.insert(name, entry);
+            }
+            files.push(blob);
+        }
+    } else {
+        return Err(Error::format(
+            folder.path(),
+            "neither model.safetensors nor model.safetensors.index.json",
+        ));
+    }
+    Ok((files, tensors))
+}
+
+/// The tensors of one safetensors file.
+fn header(blob: &Blob, file: usize) -> Result<BTreeMap<String, Entry>> {
+    if blob.is_empty() {
+        return Err(blob.error("the file is empty; expected safetensors"));
+    }
+    // The library checks types, sizes and that the tensors follow one another without holes; caught, because
+    // adding up offsets near 2^64 overflows there (safetensors 0.8), and the ranges are checked again below.
+    let (length, metadata) = catch_unwind(|| SafeTensors::read_metadata(blob))
+        .map_err(|_| blob.error("safetensors header: offsets overflow"))?
+        .map_err(|e| blob.error(format!("safetensors header: {e}")))?;
+    let mut tensors = BTreeMap::new();
+    for (name, info) in metadata.tensors() {
+        let stored = match info.dtype {
+            Dtype::F32 => Stored::F32,
+            Dtype::F16 => Stored::F16,
+            Dtype::BF16 => Stored::BF16,
+            other => {
+                return Err(blob.error(format!(
+                    "tensor {name} is {other:?}; allowed: F32, F16 or BF16"
+                )));
+            }
+        };
+        let data = length + 8;
+        let (start, end) = info.data_offsets;
+        let range = start
+            .checked_add(data)
+            .zip(end.checked_add(data))
+            .map(|(start, end)| start..end);
+        let range = range
+            .filter(|r| blob.get(r.clone()).is_some())
+            .ok_or_else(|| {
+                blob.error(format!(
+                    "tensor {name} lies at {start}..{end}, past the end of the file"
+                ))
+            })?;
+        tensors.insert(
+            name,
+            Entry {
+                stored,
+                shape: info.shape.clone(),
+                file,
+                range,
+            },
+        );
+    }
+    Ok(tensors)
+}
+
+/// `config.json` as written; [`Config::read`] gives it meaning.
+#[derive(Deserialize)]
+struct Config {
+    architectures: Option<Vec<String>>,
+    model_type: Option<String>,
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    max_position_embeddings: Option<usize>,
+    rms_norm_eps: Option<f64>,
+    hidden_act: Option<String>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
+    sliding_window: Option<usize>,
+    quantization_config: Option<serde::de::IgnoredAny>,
+    tie_word_embeddings: Option<bool>,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<OneOrMany>,
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
+    rope_scaling: Option<Rope>,
+    rope_parameters: Option<Rope>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+/// `rope_scaling`, or since transformers 5 `rope_parameters`, which holds theta too.
+#[derive(Deserialize, Default)]
+struct Rope {
+    rope_type: Option<String>,
+    /// The older spelling, which some files have beside the newer.
+    r#type: Option<String>,
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
+    factor: Option<f64>,
+    original_max_position_embeddings: Option<u32>,
+    attention_factor: Option<f64>,
+    beta_fast: Option<f64>,
+    beta_slow: Option<f64>,
+    mscale: Option<f64>,
+    mscale_all_dim: Option<f64>,
+    truncate: Option<bool>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+}
+
+impl Config {
+    /// The config, with defaults as in transformers' `LlamaConfig`; `Err` names the field that asks for what
+    /// this library does not compute.
+    fn read(self) -> Result<LlamaConfig, String> {
+        let name = match &self.architectures {
+            Some(names) => names.first().map_or("", String::as_str),
+            None => self.model_type.as_deref().unwrap_or(""),
+        };
+        if !matches!(
+            name,
+            "LlamaForCausalLM" | "MistralForCausalLM" | "llama" | "mistral"
+        ) {
+            return Err(format!(
+                "the architecture is '{name}'; allowed: LlamaForCausalLM, MistralForCausalLM"
+            ));
+        }
+        let activation = self.hidden_act.as_deref().unwrap_or("silu");
+        if !matches!(activation, "silu" | "swish") {
+            return Err(format!("hidden_act is '{activation}'; allowed: silu"));
+        }
+        for (field, value) in [
+            ("attention_bias", self.attention_bias),
+            ("mlp_bias", self.mlp_bias),
+        ] {
+            if value == Some(true) {
+                return Err(format!(
+                    "{field} is true; allowed: projections without bias"
+                ));
+            }
+        }
+        if self.quantization_config.is_some() {
+            return Err(
+                "quantization_config is set; allowed: weights in F32, F16 or BF16".to_owned(),
+            );
+        }
+        let max_positions = self.max_position_embeddings.unwrap_or(2048);
+        if let Some(window) = self.sliding_window.filter(|&window| window < max_positions) {
+            return Err(format!(
+                "sliding_window is {window}, less than max_position_embeddings {max_positions}; allowed: \
+                 attention over the whole context"
+            ));
+        }
+        let head_dim = match self.head_dim {
+            Some(dim) => dim,
+            None => check::whole_heads(self.hidden_size, self.num_attention_heads)?,
+        };
+        let rope = self
+            .rope_parameters
+            .or(self.rope_scaling)
+            .unwrap_or_default();
+        let partial = rope
+            .partial_rotary_factor
+            .or(self.partial_rotary_factor)
+            .unwrap_or(1.0);
+        if !(partial > 0.0 && partial <= 1.0) {
+            return Err(format!(
+                "partial_rotary_factor is {partial}; allowed: over 0, up to 1"
+            ));
+        }
+        Ok(LlamaConfig {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            layers: self.num_hidden_layers,
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
+            head_dim,
+            max_positions,
+            norm_eps: self.rms_norm_eps.unwrap_or(1e-6) as f32,
+            rope: RopeConfig {
+                theta: rope.rope_theta.or(self.rope_theta).unwrap_or(10000.0),
+                dims: (head_dim as f64 * partial) as usize,
+                layout: RopeLayout::HalfSplit,
+                scaling: rope.scaling(max_positions)?,
+            },
+            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
+            bos_token_id: self.bos_token_id,
+            eos_token_ids: match self.eos_token_id {
+                None => Vec::new(),
+                Some(OneOrMany::One(id)) => vec![id],
+                Some(OneOrMany::Many(ids)) => ids,
+            },
+        })
+    }
+}
+
+impl Rope {
+    fn scaling(&self, max_positions: usize) -> Result<RopeScaling, String> {
+        let kind = match (self.rope_type.as_deref(), self.r#type.as_deref()) {
+            (Some(new), Some(old)) if new != old => {
+                return Err(format!(
+                    "rope scaling is '{new}' by rope_type, '{old}' by type"
+                ));
+            }
+            (new, old) => new.or(old).unwrap_or("default"),
+        };
+        let need = |field: &str, value: Option<f64>| {
+            value.ok_or_else(|| format!("rope scaling '{kind}' is without {field}"))
+        };
+        let original = match self.original_max_position_embeddings {
+            Some(positions) => positions,
+            None => u32::try_from(max_positions).map_err(|_| {
+                format!("max_position_embeddings is {max_positions}; allowed: 32 bits")
+            })?,
+        };
+        Ok(match kind {
+            // transformers' "dynamic" changes the base only beyond max_position_embeddings, which is the
+            // longest context that we allow: up to there it is the unscaled embedding.
+            "default" | "dynamic" => RopeScaling::None,
+            "linear" => RopeScaling::Linear {
+                factor: need("factor", self.factor)?,
+            },
+            "ntk" => RopeScaling::Ntk {
+                factor: need("factor", self.factor)?,
+            },
+            "yarn" => {
+                if self.truncate == Some(false) {
+                    return Err(
+                        "rope scaling 'yarn' with truncate false is not implemented".to_owned()
+                    );
+                }
+                let factor = need("factor", self.factor)?;
+                let scale = |m: f64| {
+                    if factor > 1.0 {
+                        0.1 * m * factor.ln() + 1.0
+                    } else {
+                        1.0
+                    }
+                };
+                let from_scales = self
+                    .mscale
+                    .zip(self.mscale_all_dim)
+                    .filter(|&(a, b)| a != 0.0 && b != 0.0);
+                RopeScaling::Yarn {
+                    factor,
+                    original_max_positions: original,
+                    beta_fast: self.beta_fast.unwrap_or(32.0),
+                    beta_slow: self.beta_slow.unwrap_or(1.0),
+                    attention_factor: self
+                        .attention_factor
+                        .or(from_scales.map(|(m, all)| scale(m) / scale(all))),
+                }
+            }
+            "llama3" => RopeScaling::Llama3 {
+                factor: need("factor", self.factor)?,
+                low_freq_factor: need("low_freq_factor", self.low_freq_factor)?,
+                high_freq_factor: need("high_freq_factor", self.high_freq_factor)?,
+                original_max_positions: original,
+            },
+            other => {
+                return Err(format!(
+                    "rope scaling '{other}'; allowed: default, linear, dynamic, ntk, yarn, llama3"
+                ));
+            }
+        })
+    }
+}

@@ -1,0 +1,528 @@
+//! Llama: RMSNorm, rotary embedding, grouped-query attention, SwiGLU (arXiv 2302.13971, 2307.09288).
+
+use std::sync::Arc;
+
+use rand::{Rng, SeedableRng};
+
+use crate::context::Context;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::kernels::attention::{Attention, AttentionArgs, Mask};
+use crate::kernels::elementwise::Activation;
+use crate::kernels::embedding;
+use crate::kernels::gemm::Residual;
+use crate::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
+use crate::kernels::norm::{self, Norm, NormArgs};
+use crate::kernels::rope::{FusedQkv, FusedQkvArgs, RopeOut, RopeTable};
+use crate::loader::Weights;
+use crate::model::LlamaConfig;
+use crate::model::cache::KvCache;
+use crate::model::generate::Generation;
+use crate::model::sampling::Sampling;
+use crate::model::weights::{Loader, Progress};
+use crate::recorder::Pass;
+use crate::tensor::Tensor;
+
+/// Prompt tokens that go through the model at a time: bounds the memory of the intermediate results.
+const CHUNK: usize = 256;
+
+/// Element types of a model on the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LlamaOptions {
+    /// Of the weights: f32, f16 or bf16; `None` keeps what the file has (quantised formats become f16).
+    pub weights: Option<DType>,
+    /// Of the KV cache; `None` for the weights' own type.
+    pub kv: Option<DType>,
+}
+
+struct Layer {
+    attention_norm: Tensor,
+    qkv: Tensor,
+    output: Tensor,
+    mlp_norm: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+}
+
+/// A model on the device. Activations are f32; weights are what [`LlamaOptions`] says.
+#[derive(Clone)]
+pub struct Llama {
+    inner: Arc<Model>,
+}
+
+struct Model {
+    ctx: Context,
+    config: LlamaConfig,
+    kv: DType,
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Tensor,
+}
+
+impl Llama {
+    /// Loads a model with its weights as stored.
+    pub fn load(ctx: &Context, weights: &Weights) -> Result<Self> {
+        Self::load_with(ctx, weights, LlamaOptions::default(), &mut |_| ())
+    }
+
+    /// Loads a model, telling `progress` after every tensor.
+    pub fn load_with(
+        ctx: &Context,
+        weights: &Weights,
+        options: LlamaOptions,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Self> {
+        let config = weights.config().clone();
+        let mut load = Loader::new(ctx, weights, options.weights, progress)?;
+        let names = |layer: usize, parts: &[&str]| -> Vec<String> {
+            parts
+                .iter()
+                .map(|p| format!("model.layers.{layer}.{p}.weight"))
+                .collect()
+        };
+        let embedding = load.matrix(&["model.embed_tokens.weight".into()])?;
+        let mut layers = Vec::with_capacity(config.layers);
+        for i in 0..config.layers {
+            let attention = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+            layers.push(Layer {
+                attention_norm: load.vector(&names(i, &["input_layernorm"])[0])?,
+                qkv: load.matrix(&names(i, &attention))?,
+                output: load.matrix(&names(i, &["self_attn.o_proj"]))?,
+                mlp_norm: load.vector(&names(i, &["post_attention_layernorm"])[0])?,
+                gate_up: load.matrix(&names(i, &["mlp.gate_proj", "mlp.up_proj"]))?,
+                down: load.matrix(&names(i, &["mlp.down_proj"]))?,
+            });
+        }
+        let norm = load.vector("model.norm.weight")?;
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            load.matrix(&["lm_head.weight".into()])?
+        };
+        ctx.flush()?;
+        let kv = options.kv.unwrap_or(embedding.dtype());
+        Self::assemble(
+            ctx,
+            config,
+            kv,
+            Parts {
+                embedding,
+                layers,
+                norm,
+                head,
+            },
+        )
+    }
+
+    /// A model of random weights, uniform and of unit gain: for measuring shapes that nobody has at hand. All
+    /// matrices hold the same sequence of values, each in memory of its own.
+    pub fn random(ctx: &Context, config: LlamaConfig, dtype: DType) -> Result<Self> {
+        let (hidden, inner, head_dim) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.head_dim,
+        );
+        let qkv_rows = (config.heads + 2 * config.kv_heads) * head_dim;
+        let largest = [config.vocab_size, 2 * inner, qkv_rows]
+            .into_iter()
+            .fold(hidden, usize::max);
+        let source = random_matrix(ctx, dtype, largest, hidden)?;
+        let matrix = |rows: usize, cols: usize| -> Result<Tensor> {
+            let copy = Tensor::empty(ctx, dtype, [rows, cols])?;
+            let part = source.reshape([source.len()])?.rows(0..rows * cols)?;
+            ctx.record(|pass| pass.copy(&part, &copy.reshape([rows * cols])?, 0))?;
+            Ok(copy)
+        };
+        let ones = || Tensor::from_slice(ctx, &vec![1.0f32; hidden], [hidden]);
+        let mut layers = Vec::with_capacity(config.layers);
+        for _ in 0..config.layers {
+            layers.push(Layer {
+                attention_norm: ones()?,
+                qkv: matrix(qkv_rows, hidden)?,
+                output: matrix(hidden, config.heads * head_dim)?,
+                mlp_norm: ones()?,
+                gate_up: matrix(2 * inner, hidden)?,
+                down: matrix(hidden, inner)?,
+            });
+        }
+        let embedding = matrix(config.vocab_size, hidden)?;
+        let head = if config.tie_word_embeddings {
+            embedding.clone()
+        } else {
+            matrix(config.vocab_size, hidden)?
+        };
+        Self::assemble(
+            ctx,
+            config,
+            dtype,
+            Parts {
+                embedding,
+                layers,
+                norm: ones()?,
+                head,
+            },
+        )
+    }
+
+    fn assemble(ctx: &Context, config: LlamaConfig, kv: DType, parts: Parts) -> Result<Self> {
+        let Parts {
+            embedding,
+            layers,
+            norm,
+            head,
+        } = parts;
+        let inner = Model {
+            ctx: ctx.clone(),
+            config,
+            kv,
+            embedding,
+            layers,
+            norm,
+            head,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The hyper-parameters.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.inner.config
+    }
+
+    /// The context it lives on.
+    pub fn context(&self) -> &Context {
+        &self.inner.ctx
+    }
+
+    /// Bytes of weights that one decode step reads: all but the embedding table, of which it reads a row (a
+    /// tied table is read as the output projection).
+    pub fn bytes_per_token(&self) -> u64 {
+        let model = &self.inner;
+        let layer = |l: &Layer| {
+            [&l.qkv, &l.output, &l.gate_up, &l.down]
+                .iter()
+                .map(|t| t.layout().bytes())
+                .sum::<u64>()
+        };
+        model.layers.iter().map(layer).sum::<u64>() + model.head.layout().bytes()
+    }
+
+    /// A text under way with room for `capacity` tokens.
+    ///
+    /// Errors if `capacity` is zero, over the model's positions, or too large for the device.
+    pub fn session(&self, capacity: usize) -> Result<Session> {
+        Session::new(self.clone(), capacity)
+    }
+
+    /// Continues `prompt` in a session of its own, with room up to the model's longest context.
+    pub fn generate(&self, prompt: &[u32], sampling: &Sampling) -> Result<Generation<'static>> {
+        Generation::owning(self.session(self.config().max_positions)?, prompt, sampling)
+    }
+}
+
+/// Uniform values of variance 1 / cols: a block of them, repeated.
+fn random_matrix(ctx: &Context, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
+    let scale = (12.0 / cols as f32).sqrt();
+    let block: Vec<f32> = (0..1 << 20)
+        .map(|_| (random.random::<f32>() - 0.5) * scale)
+        .collect();
+    let block = Tensor::encode_f32(dtype, &block)?;
+    let tensor = Tensor::empty(ctx, dtype, [rows, cols])?;
+    let bytes = rows * cols * dtype.size();
+    for at in (0..bytes).step_by(block.len()) {
+        tensor.write_bytes(at, &block[..block.len().min(bytes - at)])?;
+    }
+    ctx.flush()?;
+    Ok(tensor)
+}
+
+struct Parts {
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Tensor,
+}
+
+/// Which logits a pass computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// Of the last token.
+    Last,
+    /// Of every token.
+    All,
+}
+
+/// A text under way: a KV cache and the memory for intermediate results.
+pub struct Session {
+    model: Llama,
+    cache: KvCache,
+    rope: RopeTable,
+    work: Work,
+}
+
+/// Intermediate results of a chunk, allocated once.
+struct Work {
+    ids: Tensor,
+    hidden: Tensor,
+    normed: Tensor,
+    qkv: Tensor,
+    q: Tensor,
+    attended: Tensor,
+    gated: Tensor,
+    logits: Tensor,
+}
+
+impl Session {
+    fn new(model: Llama, capacity: usize) -> Result<Self> {
+        let c = model.config().clone();
+        if capacity == 0 || capacity > c.max_positions {
+            return Err(Error::argument(
+                "capacity",
+                format!("{capacity} tokens"),
+                format!(
+                    "1 to {}, the positions the model was made for",
+                    c.max_positions
+                ),
+            ));
+        }
+        let ctx = model.context().clone();
+        let rows = CHUNK.min(capacity);
+        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let f32s = |cols: usize| Tensor::empty(&ctx, DType::F32, [rows, cols]);
+        let work = Work {
+            ids: Tensor::empty(&ctx, DType::U32, [rows])?,
+            hidden: f32s(c.hidden_size)?,
+            normed: f32s(c.hidden_size)?,
+            qkv: f32s(q_width + 2 * kv_width)?,
+            q: f32s(q_width)?,
+            attended: f32s(q_width)?,
+            gated: f32s(c.intermediate_size)?,
+            logits: Tensor::empty(&ctx, DType::F32, [1, c.vocab_size])?,
+        };
+        let cache = KvCache::new(&ctx, &c, capacity, model.inner.kv)?;
+        let rope = RopeTable::new(&ctx, &c.rope, c.head_dim, capacity)?;
+        Ok(Self {
+            model,
+            cache,
+            rope,
+            work,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Llama {
+        &self.model
+    }
+
+    /// The KV cache: how much is in it, and how much it holds.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// Forgets all tokens from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.cache.truncate(len);
+    }
+
+    /// Runs `tokens` through the model after those before, and gives the last one's logits `[1, vocab]`, on the
+    /// device; overwritten by the next call. Submits without waiting.
+    ///
+    /// Errors on no tokens, a token outside the vocabulary, or more tokens than the cache has room for; the
+    /// session is then as before.
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<&Tensor> {
+        self.feed_then(tokens, |_, _| Ok(()))
+    }
+
+    /// As [`feed`](Self::feed), with `then` recorded in the same submission as the last tokens.
+    pub(crate) fn feed_then(
+        &mut self,
+        tokens: &[u32],
+        then: impl Fn(&mut Pass<'_>, &Tensor) -> Result<()>,
+    ) -> Result<&Tensor> {
+        self.check(tokens)?;
+        let ctx = self.model.context().clone();
+        let last = tokens.len().div_ceil(CHUNK) - 1;
+        for (i, chunk) in tokens.chunks(CHUNK).enumerate() {
+            let ids = self.work.ids.rows(0..chunk.len())?;
+            ids.write(chunk)?;
+            ctx.record(|pass| {
+                if i < last {
+                    return self.forward(pass, &ids, None);
+                }
+                self.forward(pass, &ids, Some((Logits::Last, &self.work.logits)))?;
+                then(pass, &self.work.logits)
+            })?;
+            self.cache.advance(chunk.len());
+        }
+        Ok(&self.work.logits)
+    }
+
+    /// As [`feed`](Self::feed), with the logits of every token, `[tokens, vocab]`.
+    pub fn feed_all(&mut self, tokens: &[u32]) -> Result<Tensor> {
+        self.check(tokens)?;
+        let vocab = self.model.config().vocab_size;
+        let ctx = self.model.context().clone();
+        let all = Tensor::empty(&ctx, DType::F32, [tokens.len(), vocab])?;
+        for (i, chunk) in tokens.chunks(CHUNK).enumerate() {
+            let ids = self.work.ids.rows(0..chunk.len())?;
+            ids.write(chunk)?;
+            let rows = all.rows(i * CHUNK..i * CHUNK + chunk.len())?;
+            ctx.record(|pass| self.forward(pass, &ids, Some((Logits::All, &rows))))?;
+            self.cache.advance(chunk.len());
+        }
+        Ok(all)
+    }
+
+    pub(crate) fn check(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.model.config().vocab_size;
+        if tokens.is_empty() {
+            return Err(Error::argument("tokens", "none", "at least one"));
+        }
+        if let Some((at, id)) = tokens
+            .iter()
+            .enumerate()
+            .find(|(_, id)| **id as usize >= vocab)
+        {
+            return Err(Error::argument(
+                format!("tokens[{at}]"),
+                id,
+                format!("0 to {}, the vocabulary", vocab - 1),
+            ));
+        }
+        self.cache.require_room(tokens.len())
+    }
+
+    /// Records the pass of the token ids `ids` (u32, on the device) after the tokens in the cache, without counting
+    /// them in: [`feed`](Self::feed) does both. The hot loop of decoding; at most as many tokens as a chunk, 256.
+    pub fn forward(
+        &self,
+        pass: &mut Pass<'_>,
+        ids: &Tensor,
+        logits: Option<(Logits, &Tensor)>,
+    ) -> Result<()> {
+        let (model, c, n) = (&*self.model.inner, self.model.config(), ids.len());
+        self.cache.require_room(n)?;
+        let (start, end) = (self.cache.len(), self.cache.len() + n);
+        let part = |t: &Tensor| t.rows(0..n);
+        let w = &self.work;
+        let (hidden, normed, qkv) = (part(&w.hidden)?, part(&w.normed)?, part(&w.qkv)?);
+        let (q, attended, gated) = (part(&w.q)?, part(&w.attended)?, part(&w.gated)?);
+        // [1, heads, tokens, head_dim], as attention takes them.
+        let heads = |t: &Tensor| t.reshape([1, n, c.heads, c.head_dim])?.transpose(1, 2);
+        let (q_heads, out_heads) = (heads(&q)?, heads(&attended)?);
+        let q_rows = q.split_heads(c.heads)?;
+        let linear = Linear {
+            activation: Activation::None,
+        };
+        let gated_linear = GatedLinear {
+            activation: Activation::Silu,
+        };
+        let rotate = FusedQkv {
+            heads: c.heads,
+            kv_heads: c.kv_heads,
+            start,
+        };
+        let attention = Attention::new(Mask::Causal);
+
+        embedding::gather(pass, &model.embedding, ids, &hidden)?;
+        for (i, layer) in model.layers.iter().enumerate() {
+            let cached = self.cache.layer(i);
+            let x = self.normalise(pass, &hidden, &normed, &layer.attention_norm)?;
+            linear.run(
+                pass,
+                LinearArgs {
+                    norm: x.norm,
+                    ..LinearArgs::new(x.tensor, &layer.qkv, &qkv)
+                },
+            )?;
+            let turn = FusedQkvArgs {
+                qkv: &qkv,
+                q_out: RopeOut::Into(&q_rows),
+                k_cache: cached.keys(),
+                v_cache: cached.values(),
+            };
+            rotate.run(pass, &self.rope, turn)?;
+            let (k, v) = cached.first(end)?;
+            attention.run(pass, AttentionArgs::new(&q_heads, &k, &v, &out_heads))?;
+            let add = LinearArgs::new(&attended, &layer.output, &hidden);
+            linear.run(
+                pass,
+                LinearArgs {
+                    residual: Residual::InOut,
+                    ..add
+                },
+            )?;
+            let x = self.normalise(pass, &hidden, &normed, &layer.mlp_norm)?;
+            let up = GatedLinearArgs {
+                x: x.tensor,
+                weight: &layer.gate_up,
+                norm: x.norm,
+                out: &gated,
+            };
+            gated_linear.run(pass, up)?;
+            let add = LinearArgs::new(&gated, &layer.down, &hidden);
+            linear.run(
+                pass,
+                LinearArgs {
+                    residual: Residual::InOut,
+                    ..add
+                },
+            )?;
+        }
+        if let Some((which, logits)) = logits {
+            let rows = match which {
+                Logits::Last => n - 1..n,
+                Logits::All => 0..n,
+            };
+            let (hidden, normed) = (hidden.rows(rows.clone())?, normed.rows(rows)?);
+            let x = self.normalise(pass, &hidden, &normed, &model.norm)?;
+            linear.run(
+                pass,
+                LinearArgs {
+                    norm: x.norm,
+                    ..LinearArgs::new(x.tensor, &model.head, logits)
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    /// RMSNorm before a product: fused into it for few rows, a dispatch of its own for many.
+    fn normalise<'a>(
+        &self,
+        pass: &mut Pass<'_>,
+        hidden: &'a Tensor,
+        normed: &'a Tensor,
+        weight: &'a Tensor,
+    ) -> Result<Input<'a>> {
+        let eps = self.model.config().norm_eps;
+        if fuses_norm(pass.capabilities(), hidden.shape()[0]) {
+            return Ok(Input {
+                tensor: hidden,
+                norm: Some((weight, eps)),
+            });
+        }
+        let residual = norm::Residual::None;
+        let args = NormArgs {
+            x: hidden,
+            residual,
+            weight: Some(weight),
+            bias: None,
+            y: normed,
+        };
+        Norm::rms(eps).run(pass, args)?;
+        Ok(Input {
+            tensor: normed,
+            norm: None,
+        })
+    }
+}
+
+/// The input of a product, and the norm still to be applied to it.
+struct Input<'a> {
+    tensor: &'a Tensor,
+    norm: Option<(&'a Tensor, f32)>,
+}

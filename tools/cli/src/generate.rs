@@ -1,0 +1,210 @@
+//! `flashwave generate`: text from a model, streamed.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use flashwave::loader::{TokenStream, Tokenizer, Weights};
+use flashwave::model::{Llama, LlamaOptions, Sampling, embedded};
+use flashwave::{Context, DType};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Writes text with a model.
+#[derive(Args)]
+pub struct Generate {
+    /// A Hugging Face folder, a .gguf or a llama2.c .bin; the model embedded in this program if absent.
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// The tokenizer, for a model without one: llama2.c's tokenizer.bin or a tokenizer.json.
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
+    /// What the text begins with.
+    #[arg(long, default_value = "")]
+    prompt: String,
+    /// The prompt as token ids, comma-separated, instead of text; works without a tokenizer.
+    #[arg(long, value_delimiter = ',', conflicts_with = "prompt")]
+    prompt_ids: Vec<u32>,
+    /// Tokens to generate at most; fewer if the model ends the text.
+    #[arg(long, default_value_t = 200)]
+    max_tokens: usize,
+    /// 0 takes the most probable token; higher is more varied.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw from the K most probable tokens only.
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Draw from the most probable tokens that together have this probability.
+    #[arg(long)]
+    top_p: Option<f32>,
+    /// Draw from tokens at least this many times as probable as the best.
+    #[arg(long)]
+    min_p: Option<f32>,
+    /// Makes tokens that occurred less likely; 1 is none.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Seed of the random draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Element type of the weights on the device: f32, f16, bf16; as stored if absent.
+    #[arg(long, value_parser = dtype)]
+    dtype: Option<DType>,
+    /// Element type of the KV cache: f32, f16, bf16.
+    #[arg(long, value_parser = dtype)]
+    kv_dtype: Option<DType>,
+    /// Go on after the model's end-of-text token.
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Print the generated token ids, BOS left out, as the last line.
+    #[arg(long)]
+    ids: bool,
+}
+
+fn dtype(name: &str) -> Result<DType, String> {
+    [DType::F32, DType::F16, DType::BF16]
+        .into_iter()
+        .find(|d| d.name() == name)
+        .ok_or_else(|| "allowed: f32, f16, bf16".into())
+}
+
+impl Generate {
+    /// Runs the command.
+    pub fn run(&self, ctx: &Context) -> Result<()> {
+        let weights = match &self.model {
+            Some(path) => Weights::open_with_tokenizer(path, self.tokenizer.as_deref())?,
+            None => embedded::weights()?,
+        };
+        let model = self.load(ctx, &weights)?;
+        let tokenizer = weights.tokenizer();
+        let prompt = self.prompt_ids(&weights)?;
+        let mut sampling = Sampling::temperature(self.temperature)
+            .seed(self.seed)
+            .repetition_penalty(self.repetition_penalty);
+        sampling = self.top_k.into_iter().fold(sampling, Sampling::top_k);
+        sampling = self.top_p.into_iter().fold(sampling, Sampling::top_p);
+        sampling = self.min_p.into_iter().fold(sampling, Sampling::min_p);
+
+        let mut printer = Printer::new(tokenizer);
+        for &id in &prompt {
+            printer.push(id)?;
+        }
+        let started = Instant::now();
+        let mut first = None;
+        let mut ids = Vec::new();
+        let mut session = model.session(prompt.len() + self.max_tokens)?;
+        let mut generation = session.generate(&prompt, &sampling)?;
+        if self.ignore_eos {
+            generation = generation.ignore_eos();
+        }
+        for token in generation.take(self.max_tokens) {
+            let token = token?;
+            first.get_or_insert_with(|| started.elapsed());
+            ids.push(token);
+            if !weights.config().eos_token_ids.contains(&token) {
+                printer.push(token)?;
+            }
+        }
+        let total = started.elapsed();
+        printer.finish()?;
+        if self.ids {
+            let ids: Vec<String> = ids.iter().map(u32::to_string).collect();
+            println!("{}", ids.join(" "));
+        }
+        report(ctx, prompt.len(), ids.len(), first.unwrap_or(total), total);
+        Ok(())
+    }
+
+    fn load(&self, ctx: &Context, weights: &Weights) -> Result<Llama> {
+        let options = LlamaOptions {
+            weights: self.dtype,
+            kv: self.kv_dtype,
+        };
+        let bar = if std::io::stderr().is_terminal() {
+            ProgressBar::no_length()
+        } else {
+            ProgressBar::hidden()
+        };
+        bar.set_style(ProgressStyle::with_template(
+            "loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}",
+        )?);
+        let model = Llama::load_with(ctx, weights, options, &mut |p| {
+            bar.set_length(p.total);
+            bar.set_position(p.done);
+            bar.set_message(p.tensor.to_string());
+        })?;
+        bar.finish_and_clear();
+        Ok(model)
+    }
+
+    /// The prompt's tokens, BOS first where the model has one.
+    fn prompt_ids(&self, weights: &Weights) -> Result<Vec<u32>> {
+        let mut ids: Vec<u32> = weights.config().bos_token_id.into_iter().collect();
+        if !self.prompt_ids.is_empty() {
+            ids.extend(&self.prompt_ids);
+        } else if !self.prompt.is_empty() {
+            let tokenizer = weights.tokenizer().context(
+                "--prompt: the model has no tokenizer; allowed: --tokenizer FILE, --prompt-ids, or an empty prompt",
+            )?;
+            ids.extend(tokenizer.encode(&self.prompt)?);
+        }
+        if ids.is_empty() {
+            bail!(
+                "--prompt: empty, and the model has no beginning-of-sequence token; allowed: at least one token"
+            );
+        }
+        Ok(ids)
+    }
+}
+
+/// Streams text to standard output as tokens complete it.
+struct Printer<'a> {
+    stream: Option<TokenStream<'a>>,
+}
+
+impl<'a> Printer<'a> {
+    fn new(tokenizer: Option<&'a Tokenizer>) -> Self {
+        Self {
+            stream: tokenizer.map(Tokenizer::stream),
+        }
+    }
+
+    fn push(&mut self, id: u32) -> Result<()> {
+        if let Some(text) = self
+            .stream
+            .as_mut()
+            .map(|s| s.push(id))
+            .transpose()?
+            .flatten()
+        {
+            print!("{text}");
+            std::io::stdout().flush()?;
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        if let Some(stream) = self.stream {
+            println!("{}", stream.finish()?.unwrap_or_default());
+        }
+        Ok(())
+    }
+}
+
+/// Rates: the first token waits for the prompt's pass, the others for one step each.
+fn report(ctx: &Context, prompt: usize, generated: usize, first: Duration, total: Duration) {
+    let caps = ctx.capabilities();
+    let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
+    eprintln!("adapter          {caps}");
+    eprintln!("tier             {}", caps.tier_summary());
+    eprintln!(
+        "prompt           {prompt} tokens, {:.1} tokens/s",
+        rate(prompt, first)
+    );
+    let rest = generated.saturating_sub(1);
+    eprintln!(
+        "generation       {generated} tokens, {:.1} tokens/s",
+        rate(rest, total.saturating_sub(first))
+    );
+    eprintln!("first token      {:.1} ms", first.as_secs_f64() * 1e3);
+}

@@ -11,6 +11,7 @@ pub mod gemv;
 pub mod model;
 pub mod norm;
 pub mod rope;
+pub mod select;
 pub mod softmax;
 
 use flashwave::capabilities::DeviceClass;
@@ -87,6 +88,11 @@ pub const BENCHES: &[Bench] = &[
         rows: rope::rows,
         // Nothing to tune.
         sweep: rope::rows,
+    },
+    Bench {
+        name: "select",
+        rows: select::rows,
+        sweep: select::sweep,
     },
     Bench {
         name: "softmax",

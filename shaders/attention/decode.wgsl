@@ -156,41 +156,46 @@ fn main(
         #endfor
     }
 
-    // Merge the groups, row by row.
+    // Merge the groups, row by row: in a loop, so that compilers see it once.
     if sub == 0u {
         #for r in range(R)
         states[${r * GROUPS}u + team] = vec2<f32>(m_${r}, l_${r});
         #endfor
     }
     workgroupBarrier();
-    #for r in range(R)
-    {
+    for (var r = 0u; r < min(${R}u, rows - first_row); r += 1u) {
         var m = HIDDEN;
         for (var g = 0u; g < ${GROUPS}u; g += 1u) {
-            m = max(m, states[${r * GROUPS}u + g].x);
+            m = max(m, states[r * ${GROUPS}u + g].x);
         }
         var l = 0.0;
         for (var g = 0u; g < ${GROUPS}u; g += 1u) {
-            let state = states[${r * GROUPS}u + g];
+            let state = states[r * ${GROUPS}u + g];
             l += state.y * exp2(state.x - m);
         }
-        let shrink = exp2(m_${r} - m);
-        let out_at = p.out_offset + batch * p.out_batch + head_${r} * p.out_head + query_${r} * p.out_row;
+        let shrink = exp2(states[r * ${GROUPS}u + team].x - m);
+        let row = first_row + r;
+        let head = kv_head * p.group + row / p.q_len;
+        let query = row % p.q_len;
+        let out_at = p.out_offset + batch * p.out_batch + head * p.out_head + query * p.out_row;
         // The row's place in [batch, heads, q_len].
-        let place = (batch * heads + head_${r}) * p.q_len + query_${r};
+        let place = (batch * heads + head) * p.q_len + query;
         let partial_at = (place * p.splits + workgroup.x) * ${DV4 + 1}u;
-        let stored = first_row + ${r}u < rows;
         #for jb in range(0, JV, JB)
         #set COUNT = [JB, JV - jb] | min
         workgroupBarrier();
-        #for j in range(COUNT)
-        pool[${j * WG}u + lane] = o_${r}_${jb + j} * shrink;
+        #for own in range(R)
+        if r == ${own}u {
+            #for j in range(COUNT)
+            pool[${j * WG}u + lane] = o_${own}_${jb + j} * shrink;
+            #endfor
+        }
         #endfor
         workgroupBarrier();
         for (var e = lane; e < ${COUNT * L}u; e += ${WG}u) {
             let j = e / ${L}u;
             let c = column(${jb}u + j, e % ${L}u);
-            if stored && c < ${DV4}u {
+            if c < ${DV4}u {
                 var total = vec4<f32>();
                 for (var g = 0u; g < ${GROUPS}u; g += 1u) {
                     total += pool[j * ${WG}u + g * ${L}u + e % ${L}u];
@@ -205,7 +210,7 @@ fn main(
             }
         }
         #endfor
-        if stored && lane == 0u {
+        if lane == 0u {
             if p.splits > 1u {
                 partial[partial_at] = vec4<f32>(m, l, 0.0, 0.0);
             }
@@ -216,5 +221,4 @@ fn main(
             #endif
         }
     }
-    #endfor
 }

@@ -86,7 +86,6 @@ impl Gemv {
     /// What a sweep should try on this device for `rows` rows.
     pub fn candidates(&self, caps: &Capabilities, rows: usize) -> Vec<GemvTuning> {
         let mut found = Vec::new();
-        let normed = false;
         for per_team in [1, 2, 4, 8] {
             for unroll in [1, 2, 4, 8] {
                 if let Some(s) = caps.subgroups {
@@ -116,7 +115,7 @@ impl Gemv {
         found.retain(|t| {
             let rows = even_parts(rows);
             let values = rows * t.per_team as usize * self.gating.factor();
-            values * t.unroll as usize <= 128 && self.check_tuning(caps, rows, normed, t).is_ok()
+            values * t.unroll as usize <= 128 && self.check_tuning(caps, rows, false, t).is_ok()
         });
         found
     }
@@ -241,11 +240,9 @@ impl Gemv {
         let rows = problem.per_pass;
         let factor = self.gating.factor() as u32;
         // Every row of W shares what is read of x, and has loads of its own in flight: the more rows of x, the
-        // more of W, until the sums need too many registers. A matrix with few rows keeps more teams busy.
+        // more of W, until the sums need too many registers.
         let (columns, unroll) = match rows {
-            1 if problem.w.rows < 8192 => (2, 4),
-            1 => (2, 4),
-            2 => (2, 4),
+            1 | 2 => (2, 4),
             3 | 4 => (4, 2),
             _ => (4, 1),
         };
@@ -291,7 +288,7 @@ impl Gemv {
             residual,
             per_pass,
         } = problem;
-        let norm = args.norm.map(|(weight, eps)| (weight, eps));
+        let norm = args.norm;
         let along_k = |n: usize| {
             x.multiple_of(n)
                 && w.multiple_of(n)

@@ -122,7 +122,7 @@ impl LinearArgs<'_, Layout> {
 /// weights have been read a few times over; a processor is short of arithmetic, which tiles share better.
 fn streamed_rows(caps: &Capabilities) -> usize {
     match caps.class {
-        DeviceClass::Software => 8,
+        DeviceClass::Software => 16,
         _ => 32,
     }
 }

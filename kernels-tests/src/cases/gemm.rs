@@ -353,15 +353,16 @@ fn gemm_cases() -> Vec<Case> {
         [F32, BF16, F16],
         [BF16, F32, BF16],
     ];
-    for types in types {
-        for size in [[68, 60, 72], [33, 35, 37]] {
-            let product = Product {
-                types,
-                size,
-                ..LINEAR
-            };
-            cases.push(product.case("types", planned));
-        }
+    for (types, size) in types
+        .into_iter()
+        .zip([[68, 60, 72], [33, 35, 37]].into_iter().cycle())
+    {
+        let product = Product {
+            types,
+            size,
+            ..LINEAR
+        };
+        cases.push(product.case("types", planned));
     }
     for batch in [[2, 2, 2], [3, 1, 3], [1, 2, 2], [1, 1, 1]] {
         for (a, b) in [(No, No), (Yes, Yes)] {
@@ -394,19 +395,18 @@ fn gemm_cases() -> Vec<Case> {
         (Some(BF16), Activation::GeluTanh, Added::Another(F16)),
         (None, Activation::Relu, Added::Nothing),
     ];
-    for (bias, f, added) in fused {
-        for (size, out) in [([36, 52, 40], F32), ([17, 35, 19], F16)] {
-            let product = Product {
-                size,
-                types: [F32, F32, out],
-                alpha: 0.75,
-                bias,
-                f,
-                added,
-                ..LINEAR
-            };
-            cases.push(product.case("fused", planned));
-        }
+    let shapes = [([36, 52, 40], F32), ([17, 35, 19], F16)];
+    for ((bias, f, added), (size, out)) in fused.into_iter().zip(shapes.into_iter().cycle()) {
+        let product = Product {
+            size,
+            types: [F32, F32, out],
+            alpha: 0.75,
+            bias,
+            f,
+            added,
+            ..LINEAR
+        };
+        cases.push(product.case("fused", planned));
     }
     for (size, types, added) in [
         ([33, 32, 48], [F32; 3], Added::Nothing),
@@ -463,8 +463,8 @@ fn gemm_cases() -> Vec<Case> {
 fn gemv_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let planned = By::Gemv(None);
-    // m x 16 x 256 for m = 1 to 9 are ggml's; then tails along n and k, by eight, by four, by element.
-    for m in 1..=9 {
+    // m x 16 x 256 are ggml's; then tails along n and k, by eight, by four, by element.
+    for m in [1, 2, 4, 7, 9, 16] {
         let product = Product {
             size: [m, 16, 256],
             types: [F32, F16, F32],
@@ -472,34 +472,34 @@ fn gemv_cases() -> Vec<Case> {
         };
         cases.push(product.case("rows", planned));
     }
-    for size in [
-        [1, 1056, 193],
-        [2, 1056, 67],
-        [1, 83, 128],
-        [3, 45, 172],
-        [1, 1, 1],
-        [1, 5, 2048],
-        [17, 7, 24],
+    for (size, dtype) in [
+        ([1, 1056, 193], F16),
+        ([2, 1056, 67], F32),
+        ([1, 83, 128], F32),
+        ([3, 45, 172], F16),
+        ([1, 1, 1], F16),
+        ([1, 5, 2048], F16),
+        ([17, 7, 24], F32),
     ] {
-        for types in [[F32; 3], [F16; 3]] {
-            let product = Product {
-                size,
-                types,
-                ..LINEAR
-            };
-            cases.push(product.case("vector sizes", planned));
-        }
+        let product = Product {
+            size,
+            types: [dtype; 3],
+            ..LINEAR
+        };
+        cases.push(product.case("vector sizes", planned));
     }
-    for types in [[BF16; 3], [F16, F32, BF16], [F32, BF16, F16]] {
-        for (size, gap) in [([1, 36, 264], 8), ([2, 35, 129], 1)] {
-            let product = Product {
-                size,
-                types,
-                gap,
-                ..LINEAR
-            };
-            cases.push(product.case("vector types", planned));
-        }
+    for (types, size, gap) in [
+        ([BF16; 3], [1, 36, 264], 8),
+        ([F16, F32, BF16], [2, 35, 129], 1),
+        ([F32, BF16, F16], [2, 36, 132], 4),
+    ] {
+        let product = Product {
+            size,
+            types,
+            gap,
+            ..LINEAR
+        };
+        cases.push(product.case("vector types", planned));
     }
     let fused = [
         (Some(F32), Activation::None, Added::InPlace, None),
@@ -562,32 +562,32 @@ fn gemv_cases() -> Vec<Case> {
         unroll,
         workgroup,
     };
-    for tuning in [
+    let tunings = [
         cut(Team::Subgroup, 1, 8, 4, 64),
         cut(Team::Subgroup, 2, 16, 2, 32),
         cut(Team::Subgroup, 4, 64, 1, 128),
         cut(Team::Workgroup, 1, 4, 8, 32),
-        cut(Team::Workgroup, 2, 8, 2, 256),
-    ] {
-        for (size, types, norm) in [
-            ([1, 67, 1032], [F32, F16, F32], None),
-            ([4, 33, 140], [F16, F16, F16], Some((F32, 1e-5))),
-        ] {
-            let product = Product {
-                size,
-                types,
-                norm,
-                ..LINEAR
-            };
-            cases.push(product.case("vector tunings", By::Gemv(Some(tuning))));
-        }
+        cut(Team::Workgroup, 2, 8, 2, 128),
+    ];
+    let shapes = [
+        ([1, 67, 1032], [F32, F16, F32], None),
+        ([4, 33, 140], [F16, F16, F16], Some((F32, 1e-5))),
+    ];
+    for (tuning, (size, types, norm)) in tunings.into_iter().zip(shapes.into_iter().cycle()) {
+        let product = Product {
+            size,
+            types,
+            norm,
+            ..LINEAR
+        };
+        cases.push(product.case("vector tunings", By::Gemv(Some(tuning))));
     }
     cases
 }
 
 fn layer_cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for m in [1, 8, 9, 33, 70] {
+    for m in [1, 17, 33] {
         for gating in [Gating::None, Gating::GateUp] {
             let product = Product {
                 size: [m, 44, 64],
@@ -688,7 +688,10 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
             }
         }
     }
-    launches.extend(sweeps(caps).expect("every candidate plans"));
+    // Sweeps are for whole devices: the portable tier's candidates and a large card's cover the others.
+    if caps.subgroups.is_none_or(|s| s.min == 32) {
+        launches.extend(sweeps(caps).expect("every candidate plans"));
+    }
     launches
 }
 
@@ -729,7 +732,8 @@ fn sweeps(caps: &Capabilities) -> Result<Vec<Launch>> {
                 ..Gemm::default()
             };
             launches.push(gemm.plan(caps, &args)?);
-            if a == Transpose::No {
+            // Whole tiles of rows along n, ragged ones along k.
+            if a == Transpose::No && size == if b == a { 1024 } else { 1023 } {
                 for tuning in gemm.candidates(caps) {
                     launches.push(gemm.plan_with(caps, &args, &tuning)?);
                 }

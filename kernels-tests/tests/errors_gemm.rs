@@ -1,0 +1,242 @@
+//! Bad input to matrix products and linear layers: errors that name the argument. No GPU needed.
+
+use flashwave::kernels::elementwise::Activation;
+use flashwave::kernels::gemm::{Gating, Gemm, GemmArgs, GemmTuning, Prefetch, Residual, Transpose};
+use flashwave::kernels::gemv::{Gemv, GemvTuning, Team};
+use flashwave::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
+use flashwave::{Capabilities, DType, Launch, Layout, Result};
+
+fn f32(shape: &[usize]) -> Layout {
+    Layout::contiguous(DType::F32, shape).expect("a layout")
+}
+
+/// The error's text, which has to begin with the argument's name.
+#[track_caller]
+fn names(argument: &str, planned: Result<Launch>) {
+    let message = planned.expect_err("an error").to_string();
+    assert!(message.starts_with(argument), "{message}");
+    assert!(message.contains("allowed"), "{message}");
+}
+
+const LINEAR: Linear = Linear {
+    activation: Activation::None,
+};
+
+#[test]
+fn products_of_shapes_that_do_not_match() {
+    let caps = Capabilities::webgpu_default();
+    let plan = |gemm: Gemm, a: &[usize], b: &[usize], out: &[usize]| {
+        let (a, b, out) = (f32(a), f32(b), f32(out));
+        gemm.plan(&caps, &GemmArgs::new(&a, &b, &out))
+    };
+    let plain = Gemm::default();
+    assert!(plan(plain, &[2, 3], &[3, 4], &[2, 4]).is_ok());
+    names("b", plan(plain, &[2, 3], &[4, 4], &[2, 4]));
+    names("b", plan(plain, &[2, 3], &[3, 5], &[2, 4]));
+    names("out", plan(plain, &[2, 3], &[3, 4], &[3, 4]));
+    names("a", plan(plain, &[3], &[3, 4], &[1, 4]));
+    names("a", plan(plain, &[2, 2, 3], &[3, 4], &[3, 2, 4]));
+    names("b", plan(plain, &[2, 2, 3], &[5, 3, 4], &[2, 2, 4]));
+    let turned = Gemm {
+        b: Transpose::Yes,
+        ..plain
+    };
+    names("b", plan(turned, &[2, 3], &[3, 4], &[2, 4]));
+    for alpha in [f32::NAN, f32::INFINITY] {
+        names(
+            "alpha",
+            plan(Gemm { alpha, ..plain }, &[2, 3], &[3, 4], &[2, 4]),
+        );
+    }
+    let gated = Gemm {
+        gating: Gating::GateUp,
+        ..plain
+    };
+    names("gating", plan(gated, &[2, 3], &[3, 4], &[2, 2]));
+    // More matrices than a dispatch has workgroups in z.
+    names("grid", plan(plain, &[70000, 1, 1], &[1, 1], &[70000, 1, 1]));
+}
+
+#[test]
+fn tensors_of_other_types_and_layouts() {
+    let caps = Capabilities::webgpu_default();
+    let (a, b, out) = (f32(&[4, 4]), f32(&[4, 4]), f32(&[4, 4]));
+    let ids = Layout::contiguous(DType::U32, [4, 4]).expect("a layout");
+    let gemm = Gemm::default();
+    names("b", gemm.plan(&caps, &GemmArgs::new(&a, &ids, &out)));
+    let turned = a.transpose(0, 1).expect("a view");
+    names("a", gemm.plan(&caps, &GemmArgs::new(&turned, &b, &out)));
+    let (long, pair) = (f32(&[5]), f32(&[2, 4]));
+    let bias = GemmArgs {
+        bias: Some(&long),
+        ..GemmArgs::new(&a, &b, &out)
+    };
+    names("bias", gemm.plan(&caps, &bias));
+    let residual = GemmArgs {
+        residual: Residual::From(&pair),
+        ..GemmArgs::new(&a, &b, &out)
+    };
+    names("residual", gemm.plan(&caps, &residual));
+}
+
+#[test]
+fn layers_name_what_does_not_fit() {
+    let caps = Capabilities::webgpu_default();
+    for m in [1, 64] {
+        let (x, w, out) = (f32(&[m, 8]), f32(&[6, 8]), f32(&[m, 6]));
+        let args = || LinearArgs::new(&x, &w, &out);
+        assert!(LINEAR.plan(&caps, &args()).is_ok());
+        let (narrow, other, bias) = (f32(&[6, 7]), f32(&[m + 1, 6]), f32(&[8]));
+        names(
+            "weight",
+            LINEAR.plan(
+                &caps,
+                &LinearArgs {
+                    weight: &narrow,
+                    ..args()
+                },
+            ),
+        );
+        names(
+            "out",
+            LINEAR.plan(
+                &caps,
+                &LinearArgs {
+                    out: &other,
+                    ..args()
+                },
+            ),
+        );
+        names(
+            "bias",
+            LINEAR.plan(
+                &caps,
+                &LinearArgs {
+                    bias: Some(&bias),
+                    ..args()
+                },
+            ),
+        );
+        let residual = Residual::From(&other);
+        names(
+            "residual",
+            LINEAR.plan(&caps, &LinearArgs { residual, ..args() }),
+        );
+        let short = f32(&[6]);
+        names(
+            "norm weight",
+            LINEAR.plan(
+                &caps,
+                &LinearArgs {
+                    norm: Some((&short, 1e-5)),
+                    ..args()
+                },
+            ),
+        );
+        let weight = f32(&[8]);
+        for eps in [f32::NAN, f32::INFINITY, -1.0] {
+            names(
+                "eps",
+                LINEAR.plan(
+                    &caps,
+                    &LinearArgs {
+                        norm: Some((&weight, eps)),
+                        ..args()
+                    },
+                ),
+            );
+        }
+        let fused = LINEAR.plan(
+            &caps,
+            &LinearArgs {
+                norm: Some((&weight, 1e-5)),
+                ..args()
+            },
+        );
+        assert_eq!(fused.is_ok(), fuses_norm(&caps, m));
+        if let Err(error) = fused {
+            assert!(error.to_string().starts_with("norm"), "{error}");
+        }
+        let gated = GatedLinear {
+            activation: Activation::Silu,
+        };
+        names(
+            "weight",
+            gated.plan(
+                &caps,
+                &GatedLinearArgs {
+                    x: &x,
+                    weight: &w,
+                    norm: None,
+                    out: &out,
+                },
+            ),
+        );
+    }
+}
+
+#[test]
+fn tunings_that_a_device_cannot_run() {
+    let caps = Capabilities::webgpu_default();
+    let square = f32(&[64, 64]);
+    let fits = GemmTuning {
+        tile_m: 64,
+        tile_n: 64,
+        tile_k: 16,
+        per_m: 4,
+        per_n: 4,
+        prefetch: Prefetch::On,
+        group: 8,
+    };
+    let gemm = Gemm::default();
+    let args = GemmArgs::new(&square, &square, &square);
+    assert!(gemm.plan_with(&caps, &args, &fits).is_ok());
+    for tuning in [
+        GemmTuning {
+            tile_m: 128,
+            tile_n: 128,
+            ..fits
+        },
+        GemmTuning { tile_k: 64, ..fits },
+        GemmTuning { tile_m: 48, ..fits },
+        GemmTuning { per_m: 0, ..fits },
+        GemmTuning { group: 0, ..fits },
+    ] {
+        names("tuning", gemm.plan_with(&caps, &args, &tuning));
+    }
+    let gemv = Gemv {
+        activation: Activation::None,
+        gating: Gating::None,
+    };
+    let fits = GemvTuning {
+        team: Team::Workgroup,
+        per_team: 2,
+        per_workgroup: 4,
+        unroll: 2,
+        workgroup: 64,
+    };
+    let x = f32(&[1, 64]);
+    let args = LinearArgs::new(&x, &square, &x);
+    assert!(gemv.plan_with(&caps, &args, &fits).is_ok());
+    for tuning in [
+        GemvTuning {
+            team: Team::Subgroup,
+            ..fits
+        },
+        GemvTuning {
+            workgroup: 512,
+            ..fits
+        },
+        GemvTuning {
+            per_team: 0,
+            ..fits
+        },
+        GemvTuning {
+            per_workgroup: 6,
+            ..fits
+        },
+        GemvTuning { unroll: 0, ..fits },
+    ] {
+        names("tuning", gemv.plan_with(&caps, &args, &tuning));
+    }
+}

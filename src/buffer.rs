@@ -118,11 +118,22 @@ impl Pool {
         self.take(ctx, size, size + 1, usage)
     }
 
-    fn take(&self, ctx: &Context, size: u64, key: u64, usage: wgpu::BufferUsages) -> Result<Arc<Buffer>> {
+    fn take(
+        &self,
+        ctx: &Context,
+        size: u64,
+        key: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<Arc<Buffer>> {
         let owner = Arc::downgrade(&ctx.inner);
         if let Some(Free { id, raw }) = lock(&self.free).get_mut(&key).and_then(Vec::pop) {
             self.kept.fetch_sub(size, Ordering::Relaxed);
-            return Ok(Arc::new(Buffer { id, raw, key, owner }));
+            return Ok(Arc::new(Buffer {
+                id,
+                raw,
+                key,
+                owner,
+            }));
         }
         let raw = match self.create(ctx, size, usage) {
             // What the pool keeps may be what is missing.
@@ -132,17 +143,30 @@ impl Pool {
             }
             created => created?,
         };
-        Ok(Arc::new(Buffer { id: ctx.fresh_id(), raw, key, owner }))
+        Ok(Arc::new(Buffer {
+            id: ctx.fresh_id(),
+            raw,
+            key,
+            owner,
+        }))
     }
 
     fn create(&self, ctx: &Context, size: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
-        let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
-        let raw = ctx.scoped(|device| device.create_buffer(&descriptor)).map_err(|e| match e {
-            Error::OutOfMemory(_) => {
-                Error::OutOfMemory(format!("{size} bytes more than the {} in use", self.bytes_alive()))
-            }
-            other => other,
-        })?;
+        let descriptor = wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage,
+            mapped_at_creation: false,
+        };
+        let raw = ctx
+            .scoped(|device| device.create_buffer(&descriptor))
+            .map_err(|e| match e {
+                Error::OutOfMemory(_) => Error::OutOfMemory(format!(
+                    "{size} bytes more than the {} in use",
+                    self.bytes_alive()
+                )),
+                other => other,
+            })?;
         self.alive.fetch_add(size, Ordering::Relaxed);
         self.created.fetch_add(1, Ordering::Relaxed);
         Ok(raw)

@@ -21,7 +21,10 @@ impl KvCache {
         }
         let shape = [config.kv_heads, capacity, config.head_dim];
         let layer = |_| -> Result<CachedLayer> {
-            Ok(CachedLayer { keys: Tensor::empty(ctx, dtype, shape)?, values: Tensor::empty(ctx, dtype, shape)? })
+            Ok(CachedLayer {
+                keys: Tensor::empty(ctx, dtype, shape)?,
+                values: Tensor::empty(ctx, dtype, shape)?,
+            })
         };
         let layers = (0..config.layers).map(layer).collect::<Result<_>>()?;
         Ok(Self {
@@ -50,7 +53,8 @@ impl KvCache {
     pub fn bytes(&self) -> u64 {
         self.layers
             .iter()
-            .map(|l| l.keys.layout().bytes() + l.values.layout().bytes()).sum()
+            .map(|l| l.keys.layout().bytes() + l.values.layout().bytes())
+            .sum()
     }
 
     pub(crate) fn layer(&self, layer: usize) -> &CachedLayer {
@@ -100,7 +104,11 @@ impl CachedLayer {
     pub(crate) fn first(&self, len: usize) -> Result<(Tensor, Tensor)> {
         let part = |t: &Tensor| {
             let &[heads, capacity, dim] = t.shape() else {
-                return Err(Error::argument("cache", format!("{t:?}"), "three dimensions"));
+                return Err(Error::argument(
+                    "cache",
+                    format!("{t:?}"),
+                    "three dimensions",
+                ));
             };
             t.reshape([1, heads, capacity, dim])?.narrow(2, 0..len)
         };

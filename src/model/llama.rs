@@ -414,16 +414,30 @@ impl Session {
         let heads = |t: &Tensor| t.reshape([1, n, c.heads, c.head_dim])?.transpose(1, 2);
         let (q_heads, out_heads) = (heads(&q)?, heads(&attended)?);
         let q_rows = q.split_heads(c.heads)?;
-        let linear = Linear { activation: Activation::None };
-        let gated_linear = GatedLinear { activation: Activation::Silu };
-        let rotate = FusedQkv { heads: c.heads, kv_heads: c.kv_heads, start };
+        let linear = Linear {
+            activation: Activation::None,
+        };
+        let gated_linear = GatedLinear {
+            activation: Activation::Silu,
+        };
+        let rotate = FusedQkv {
+            heads: c.heads,
+            kv_heads: c.kv_heads,
+            start,
+        };
         let attention = Attention::new(Mask::Causal);
 
         embedding::gather(pass, &model.embedding, ids, &hidden)?;
         for (i, layer) in model.layers.iter().enumerate() {
             let cached = self.cache.layer(i);
             let x = self.normalise(pass, &hidden, &normed, &layer.attention_norm)?;
-            linear.run(pass, LinearArgs { norm: x.norm, ..LinearArgs::new(x.tensor, &layer.qkv, &qkv) })?;
+            linear.run(
+                pass,
+                LinearArgs {
+                    norm: x.norm,
+                    ..LinearArgs::new(x.tensor, &layer.qkv, &qkv)
+                },
+            )?;
             let turn = FusedQkvArgs {
                 qkv: &qkv,
                 q_out: RopeOut::Into(&q_rows),
@@ -434,12 +448,29 @@ impl Session {
             let (k, v) = cached.first(end)?;
             attention.run(pass, AttentionArgs::new(&q_heads, &k, &v, &out_heads))?;
             let add = LinearArgs::new(&attended, &layer.output, &hidden);
-            linear.run(pass, LinearArgs { residual: Residual::InOut, ..add })?;
+            linear.run(
+                pass,
+                LinearArgs {
+                    residual: Residual::InOut,
+                    ..add
+                },
+            )?;
             let x = self.normalise(pass, &hidden, &normed, &layer.mlp_norm)?;
-            let up = GatedLinearArgs { x: x.tensor, weight: &layer.gate_up, norm: x.norm, out: &gated };
+            let up = GatedLinearArgs {
+                x: x.tensor,
+                weight: &layer.gate_up,
+                norm: x.norm,
+                out: &gated,
+            };
             gated_linear.run(pass, up)?;
             let add = LinearArgs::new(&gated, &layer.down, &hidden);
-            linear.run(pass, LinearArgs { residual: Residual::InOut, ..add })?;
+            linear.run(
+                pass,
+                LinearArgs {
+                    residual: Residual::InOut,
+                    ..add
+                },
+            )?;
         }
         if let Some((which, logits)) = logits {
             let rows = match which {
@@ -448,7 +479,13 @@ impl Session {
             };
             let (hidden, normed) = (hidden.rows(rows.clone())?, normed.rows(rows)?);
             let x = self.normalise(pass, &hidden, &normed, &model.norm)?;
-            linear.run(pass, LinearArgs { norm: x.norm, ..LinearArgs::new(x.tensor, &model.head, logits) })?;
+            linear.run(
+                pass,
+                LinearArgs {
+                    norm: x.norm,
+                    ..LinearArgs::new(x.tensor, &model.head, logits)
+                },
+            )?;
         }
         Ok(())
     }
@@ -463,12 +500,24 @@ impl Session {
     ) -> Result<Input<'a>> {
         let eps = self.model.config().norm_eps;
         if fuses_norm(pass.capabilities(), hidden.shape()[0]) {
-            return Ok(Input { tensor: hidden, norm: Some((weight, eps)) });
+            return Ok(Input {
+                tensor: hidden,
+                norm: Some((weight, eps)),
+            });
         }
         let residual = norm::Residual::None;
-        let args = NormArgs { x: hidden, residual, weight: Some(weight), bias: None, y: normed };
+        let args = NormArgs {
+            x: hidden,
+            residual,
+            weight: Some(weight),
+            bias: None,
+            y: normed,
+        };
         Norm::rms(eps).run(pass, args)?;
-        Ok(Input { tensor: normed, norm: None })
+        Ok(Input {
+            tensor: normed,
+            norm: None,
+        })
     }
 }
 

@@ -45,9 +45,10 @@ fn other(dtype: DType) -> DType {
     if dtype == F32 { F16 } else { F32 }
 }
 
-/// Elements: half a gigabyte of f32 on a card.
-fn length(scale: Scale) -> usize {
-    scale.pick(1 << 27, 1 << 20)
+/// Elements: half a gigabyte of f32 on a card, or what one binding holds.
+fn length(caps: &Capabilities, scale: Scale) -> usize {
+    let most = 1 << (caps.binding_bytes / 4).ilog2();
+    scale.pick(1 << 27, 1 << 20).min(most)
 }
 
 fn unary(
@@ -58,7 +59,7 @@ fn unary(
     y: DType,
     tuning: Tuning,
 ) -> Row {
-    let n = length(scale);
+    let n = length(caps, scale);
     let work = match f {
         Activation::None => format!("cast {x} to {y} {n}"),
         f => format!("{} {x} {n}", f.name()),
@@ -86,7 +87,7 @@ fn binary(
     dtype: DType,
     tuning: Tuning,
 ) -> Row {
-    let n = length(scale);
+    let n = length(caps, scale);
     let bytes = (3 * n * dtype.size()) as f64;
     let count = sets(caps, bytes);
     let work = format!("{name} {dtype} {n}");

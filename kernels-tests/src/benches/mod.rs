@@ -12,6 +12,7 @@ pub mod heater;
 pub mod model;
 pub mod norm;
 pub mod rope;
+pub mod select;
 pub mod softmax;
 
 use flashwave::capabilities::DeviceClass;
@@ -92,14 +93,19 @@ pub const BENCHES: &[Bench] = &[
         sweep: rope::rows,
     },
     Bench {
-        name: "model",
-        rows: model::rows,
-        sweep: model::sweep,
+        name: "select",
+        rows: select::rows,
+        sweep: select::sweep,
     },
     Bench {
         name: "softmax",
         rows: softmax::rows,
         sweep: softmax::sweep,
+    },
+    Bench {
+        name: "model",
+        rows: model::rows,
+        sweep: model::sweep,
     },
 ];
 

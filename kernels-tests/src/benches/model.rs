@@ -62,21 +62,40 @@ pub fn rows(_: &Capabilities, scale: Scale) -> Vec<Row> {
     let weights = parameters(&c);
     let name = format!("Llama {:.2}B f16", weights / 1e9);
     // The bound of the issue: the weights alone, each read once a token.
-    let decode = Row::memory("model", format!("{name} decode batch 1 kv{CONTEXT}"), 2.0 * weights, move |ctx| {
-        let session = filled(ctx, scale)?;
-        let ids = Tensor::from_slice(ctx, &[1u32], [1])?;
-        let logits = Tensor::empty(ctx, DType::F32, [1, session.model().config().vocab_size])?;
-        // The cache is not advanced: every run is the same step.
-        Ok(Prepared::new("model", move |pass, _| session.forward(pass, &ids, Some((Logits::Last, &logits)))))
-    });
+    let decode = Row::memory(
+        "model",
+        format!("{name} decode batch 1 kv{CONTEXT}"),
+        2.0 * weights,
+        move |ctx| {
+            let session = filled(ctx, scale)?;
+            let ids = Tensor::from_slice(ctx, &[1u32], [1])?;
+            let logits = Tensor::empty(ctx, DType::F32, [1, session.model().config().vocab_size])?;
+            // The cache is not advanced: every run is the same step.
+            Ok(Prepared::new("model", move |pass, _| {
+                session.forward(pass, &ids, Some((Logits::Last, &logits)))
+            }))
+        },
+    );
     let tokens = scale.pick(256, 16);
     let flops = 2.0 * weights * tokens as f64;
-    let prefill = Row::compute("model", format!("{name} prefill {tokens} tokens"), Probe::F32, flops, move |ctx| {
-        let session = Llama::random(ctx, shape(scale), DType::F16)?.session(tokens)?;
-        let ids = Tensor::from_slice(ctx, &vec![1u32; tokens], [tokens])?;
-        let logits = Tensor::empty(ctx, DType::F32, [tokens, session.model().config().vocab_size])?;
-        Ok(Prepared::new("model", move |pass, _| session.forward(pass, &ids, Some((Logits::All, &logits)))))
-    });
+    let prefill = Row::compute(
+        "model",
+        format!("{name} prefill {tokens} tokens"),
+        Probe::F32,
+        flops,
+        move |ctx| {
+            let session = Llama::random(ctx, shape(scale), DType::F16)?.session(tokens)?;
+            let ids = Tensor::from_slice(ctx, &vec![1u32; tokens], [tokens])?;
+            let logits = Tensor::empty(
+                ctx,
+                DType::F32,
+                [tokens, session.model().config().vocab_size],
+            )?;
+            Ok(Prepared::new("model", move |pass, _| {
+                session.forward(pass, &ids, Some((Logits::All, &logits)))
+            }))
+        },
+    );
     vec![decode, prefill]
 }
 
@@ -112,5 +131,8 @@ pub fn host_cost(ctx: &Context) -> Result<HostCost> {
         ctx.wait()?;
     }
     times.sort();
-    Ok(HostCost { dispatches, per_dispatch: times[times.len() / 2] / dispatches.max(1) as u32 })
+    Ok(HostCost {
+        dispatches,
+        per_dispatch: times[times.len() / 2] / dispatches.max(1) as u32,
+    })
 }

@@ -146,7 +146,7 @@ fn median(
     Ok((times[times.len() / 2].max(1e-9), timer))
 }
 
-/// The fastest candidate's rate.
+/// The fastest candidate's rate, over buffers as large as the device gives.
 fn memory(ctx: &Context, probe: Probe) -> Result<(f64, Timer)> {
     let caps = ctx.capabilities();
     // Well over any cache; as large as a binding may be, up to where nothing is gained any more.
@@ -156,40 +156,41 @@ fn memory(ctx: &Context, probe: Probe) -> Result<(f64, Timer)> {
         _ => 512 << 20,
     };
     let mut bytes = wanted.min(caps.binding_bytes).min(caps.buffer_bytes);
-    let input = loop {
-        // A whole number of every candidate's chunks.
-        let words = (bytes & !((1 << 18) - 1)) as usize / 4;
-        match random(ctx, DType::U32, words) {
+    loop {
+        match memory_over(ctx, probe, bytes) {
             Err(Error::OutOfMemory(_)) if bytes > 32 << 20 => bytes /= 2,
-            other => break other?,
+            other => return other,
         }
+    }
+}
+
+fn memory_over(ctx: &Context, probe: Probe, bytes: u64) -> Result<(f64, Timer)> {
+    let caps = ctx.capabilities();
+    // A whole number of every candidate's chunks.
+    let words = (bytes & !((1 << 18) - 1)) as usize / 4;
+    let input = random(ctx, DType::U32, words)?;
+    // On a device with small bindings one dispatch is too short to time.
+    let launches = match software(ctx) {
+        true => 1,
+        false => ((1 << 30) / bytes).clamp(1, 16),
     };
     let mut best = (0.0, Timer::Host);
-    let mut target: Option<Tensor> = None;
+    let mut output: Option<Tensor> = None;
     for tuning in probe.candidates(caps) {
-        let chunk = tuning.workgroup * tuning.unroll * 4;
-        let plan = probe.plan(caps, tuning, (input.len() / chunk as usize) as u32)?;
-        let output = match &target {
-            Some(t) if t.len() == plan.output => t.clone(),
+        let chunk = (tuning.workgroup * tuning.unroll * 4) as usize;
+        let plan = probe.plan(caps, tuning, (words / chunk) as u32)?;
+        let target = match output.take() {
+            Some(kept) if kept.len() == plan.output => kept,
             _ => Tensor::empty(ctx, DType::U32, [plan.output])?,
         };
-        // On a device with small bindings one dispatch is too short to time.
-        let launches = if software(ctx) {
-            1
-        } else {
-            ((1 << 30) / bytes).clamp(1, 16) as usize
-        };
         let (seconds, timer) = median(ctx, |pass| {
-            for _ in 0..launches {
-                pass.launch(&plan.launch, &[&input, &output])?;
-            }
-            Ok(())
+            (0..launches).try_for_each(|_| pass.launch(&plan.launch, &[&input, &target]))
         })?;
         let rate = plan.work * launches as f64 / seconds;
         if rate > best.0 {
             best = (rate, timer);
         }
-        target = Some(output);
+        output = Some(target);
     }
     Ok(best)
 }

@@ -116,9 +116,18 @@ impl Generate {
     }
 
     fn load(&self, ctx: &Context, weights: &Weights) -> Result<Llama> {
-        let options = LlamaOptions { weights: self.dtype, kv: self.kv_dtype };
-        let bar = if std::io::stderr().is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
-        bar.set_style(ProgressStyle::with_template("loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}")?);
+        let options = LlamaOptions {
+            weights: self.dtype,
+            kv: self.kv_dtype,
+        };
+        let bar = if std::io::stderr().is_terminal() {
+            ProgressBar::no_length()
+        } else {
+            ProgressBar::hidden()
+        };
+        bar.set_style(ProgressStyle::with_template(
+            "loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}",
+        )?);
         let model = Llama::load_with(ctx, weights, options, &mut |p| {
             bar.set_length(p.total);
             bar.set_position(p.done);
@@ -140,7 +149,9 @@ impl Generate {
             ids.extend(tokenizer.encode(&self.prompt)?);
         }
         if ids.is_empty() {
-            bail!("--prompt: empty, and the model has no beginning-of-sequence token; allowed: at least one token");
+            bail!(
+                "--prompt: empty, and the model has no beginning-of-sequence token; allowed: at least one token"
+            );
         }
         Ok(ids)
     }
@@ -153,11 +164,19 @@ struct Printer<'a> {
 
 impl<'a> Printer<'a> {
     fn new(tokenizer: Option<&'a Tokenizer>) -> Self {
-        Self { stream: tokenizer.map(Tokenizer::stream) }
+        Self {
+            stream: tokenizer.map(Tokenizer::stream),
+        }
     }
 
     fn push(&mut self, id: u32) -> Result<()> {
-        if let Some(text) = self.stream.as_mut().map(|s| s.push(id)).transpose()?.flatten() {
+        if let Some(text) = self
+            .stream
+            .as_mut()
+            .map(|s| s.push(id))
+            .transpose()?
+            .flatten()
+        {
             print!("{text}");
             std::io::stdout().flush()?;
         }
@@ -178,8 +197,14 @@ fn report(ctx: &Context, prompt: usize, generated: usize, first: Duration, total
     let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
     eprintln!("adapter          {caps}");
     eprintln!("tier             {}", caps.tier_summary());
-    eprintln!("prompt           {prompt} tokens, {:.1} tokens/s", rate(prompt, first));
+    eprintln!(
+        "prompt           {prompt} tokens, {:.1} tokens/s",
+        rate(prompt, first)
+    );
     let rest = generated.saturating_sub(1);
-    eprintln!("generation       {generated} tokens, {:.1} tokens/s", rate(rest, total.saturating_sub(first)));
+    eprintln!(
+        "generation       {generated} tokens, {:.1} tokens/s",
+        rate(rest, total.saturating_sub(first))
+    );
     eprintln!("first token      {:.1} ms", first.as_secs_f64() * 1e3);
 }

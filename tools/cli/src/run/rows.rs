@@ -1,7 +1,7 @@
 //! Softmax and selection over the last dimension.
 
-use anyhow::{Result, anyhow};
-use flashwave::kernels::select::ArgMax;
+use anyhow::{Result, anyhow, bail};
+use flashwave::kernels::select::{ArgMax, TopK};
 use flashwave::kernels::softmax::{Softmax, SoftmaxKind};
 use flashwave::{DType, Tensor};
 
@@ -66,6 +66,28 @@ pub const ENTRIES: &[Entry] = &[
         ],
         run: argmax,
     },
+    Entry {
+        name: "top_k",
+        about: "the k greatest elements of every row, greatest first, the first among equals",
+        inputs: &[float("x", "[.., n]")],
+        params: &[Param {
+            name: "k",
+            kind: Kind::Count,
+            default: Default::Derived("has to be set"),
+            about: "how many, at most n",
+        }],
+        outputs: &[
+            Output {
+                name: "values",
+                shape: "f32 [.., k]",
+            },
+            Output {
+                name: "indices",
+                shape: "u32 [.., k]",
+            },
+        ],
+        run: top_k,
+    },
 ];
 
 fn softmax(call: &mut Call<'_>, kind: SoftmaxKind) -> Result<()> {
@@ -95,4 +117,16 @@ fn argmax(call: &mut Call<'_>) -> Result<()> {
         .record(|pass| ArgMax::default().run(pass, &x, &index, Some(&value)))?;
     call.output("index", index)?;
     call.output("value", value)
+}
+
+fn top_k(call: &mut Call<'_>) -> Result<()> {
+    let x = call.tensor("x")?;
+    let most = x.shape().last().copied().unwrap_or(1);
+    let Some(k) = call.count("k")?.filter(|k| (1..=most).contains(k)) else {
+        let was = call.count("k")?.map_or("not set".into(), |k| k.to_string());
+        bail!("k: {was}; allowed: 1 to {most}");
+    };
+    let (values, indices) = TopK::default().forward(&x, k)?;
+    call.output("values", values)?;
+    call.output("indices", indices)
 }

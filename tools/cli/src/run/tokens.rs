@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use flashwave::Tensor;
 use flashwave::kernels::embedding;
 use flashwave::kernels::rope::{
-    Positions, RopeConfig, RopeLayout, RopeOut, RopeScaling, RopeTable,
+    FusedQkv, FusedQkvArgs, Positions, RopeConfig, RopeLayout, RopeOut, RopeScaling, RopeTable,
 };
 
 use super::call::Call;
@@ -18,6 +18,53 @@ const fn number(name: &'static str, default: &'static str, about: &'static str) 
         about,
     }
 }
+
+/// Parameters of every kernel that rotates.
+const ROPE: &[Param] = &[
+    Param {
+        name: "layout",
+        kind: Kind::Choice(&["half", "interleaved"]),
+        default: Default::Value("half"),
+        about: "which channels pair",
+    },
+    Param {
+        name: "position",
+        kind: Kind::Count,
+        default: Default::Value("0"),
+        about: "of the first token",
+    },
+    Param {
+        name: "dims",
+        kind: Kind::Count,
+        default: Default::Derived("head_dim"),
+        about: "leading channels that rotate",
+    },
+    number("theta", "10000", "base of the frequencies"),
+    Param {
+        name: "scaling",
+        kind: Kind::Choice(&["none", "linear", "ntk", "yarn", "llama3"]),
+        default: Default::Value("none"),
+        about: "for contexts longer than trained on",
+    },
+    number("factor", "1", "the stretch, for every scaling"),
+    Param {
+        name: "original_max_positions",
+        kind: Kind::Count,
+        default: Default::Derived("has to be set for yarn and llama3"),
+        about: "context length of training",
+    },
+    number("beta_fast", "32", "yarn"),
+    number("beta_slow", "1", "yarn"),
+    Param {
+        name: "attention_factor",
+        kind: Kind::Number,
+        default: Default::Derived("0.1 ln(factor) + 1"),
+        about: "yarn",
+    },
+    number("low_freq_factor", "1", "llama3"),
+    number("high_freq_factor", "4", "llama3"),
+    DTYPE,
+];
 
 /// The kernels.
 pub const ENTRIES: &[Entry] = &[
@@ -52,56 +99,37 @@ pub const ENTRIES: &[Entry] = &[
                 need: Need::Optional,
             },
         ],
-        params: &[
-            Param {
-                name: "layout",
-                kind: Kind::Choice(&["half", "interleaved"]),
-                default: Default::Value("half"),
-                about: "which channels pair",
-            },
-            Param {
-                name: "position",
-                kind: Kind::Count,
-                default: Default::Value("0"),
-                about: "of the first token",
-            },
-            Param {
-                name: "dims",
-                kind: Kind::Count,
-                default: Default::Derived("head_dim"),
-                about: "leading channels that rotate",
-            },
-            number("theta", "10000", "base of the frequencies"),
-            Param {
-                name: "scaling",
-                kind: Kind::Choice(&["none", "linear", "ntk", "yarn", "llama3"]),
-                default: Default::Value("none"),
-                about: "for contexts longer than trained on",
-            },
-            number("factor", "1", "the stretch, for every scaling"),
-            Param {
-                name: "original_max_positions",
-                kind: Kind::Count,
-                default: Default::Derived("has to be set for yarn and llama3"),
-                about: "context length of training",
-            },
-            number("beta_fast", "32", "yarn"),
-            number("beta_slow", "1", "yarn"),
-            Param {
-                name: "attention_factor",
-                kind: Kind::Number,
-                default: Default::Derived("0.1 ln(factor) + 1"),
-                about: "yarn",
-            },
-            number("low_freq_factor", "1", "llama3"),
-            number("high_freq_factor", "4", "llama3"),
-            DTYPE,
-        ],
+        params: ROPE,
         outputs: &[Output {
             name: "out",
             shape: "[tokens, heads, head_dim]",
         }],
         run: rope,
+    },
+    Entry {
+        name: "rope_qkv",
+        about: "splits a fused projection: rotates the queries, puts rotated keys and the values into their caches",
+        inputs: &[
+            float("qkv", "[tokens, (heads + 2 kv_heads) head_dim]"),
+            float("k_cache", "[kv_heads, max_length, head_dim]"),
+            float("v_cache", "[kv_heads, max_length, head_dim]"),
+        ],
+        params: ROPE,
+        outputs: &[
+            Output {
+                name: "q",
+                shape: "[tokens, heads, head_dim]",
+            },
+            Output {
+                name: "k_cache",
+                shape: "with the tokens' keys at their positions",
+            },
+            Output {
+                name: "v_cache",
+                shape: "with the tokens' values at their positions",
+            },
+        ],
+        run: rope_qkv,
     },
 ];
 
@@ -147,14 +175,8 @@ fn scaling(call: &Call<'_>) -> Result<RopeScaling> {
     })
 }
 
-fn rope(call: &mut Call<'_>) -> Result<()> {
-    let x = call.tensor("x")?;
-    let &[tokens, _, head_dim] = x.shape() else {
-        bail!(
-            "input x: shape {:?}; allowed: [tokens, heads, head_dim]",
-            x.shape()
-        );
-    };
+/// The table of rotations up to position `last`.
+fn table(call: &Call<'_>, head_dim: usize, last: usize) -> Result<RopeTable> {
     let config = RopeConfig {
         theta: call.number("theta")?.unwrap_or(0.0),
         dims: call.count("dims")?.unwrap_or(head_dim),
@@ -163,6 +185,18 @@ fn rope(call: &mut Call<'_>) -> Result<()> {
             _ => RopeLayout::HalfSplit,
         },
         scaling: scaling(call)?,
+    };
+    RopeTable::new(call.ctx(), &config, head_dim, last.saturating_add(1))
+        .with_context(|| format!("a table for positions up to {last}"))
+}
+
+fn rope(call: &mut Call<'_>) -> Result<()> {
+    let x = call.tensor("x")?;
+    let &[tokens, _, head_dim] = x.shape() else {
+        bail!(
+            "input x: shape {:?}; allowed: [tokens, heads, head_dim]",
+            x.shape()
+        );
     };
     let start = call.count("position")?.unwrap_or(0);
     let given = match call.ids("positions")? {
@@ -174,8 +208,7 @@ fn rope(call: &mut Call<'_>) -> Result<()> {
         Some((_, ids)) => ids.iter().max().map_or(0, |&last| last as usize),
         None => start.saturating_add(tokens - 1),
     };
-    let table = RopeTable::new(call.ctx(), &config, head_dim, last.saturating_add(1))
-        .with_context(|| format!("a table for positions up to {last}"))?;
+    let table = table(call, head_dim, last)?;
     let positions = match &given {
         Some((tensor, _)) => Positions::Tensor(tensor),
         None => Positions::From(start),
@@ -184,4 +217,40 @@ fn rope(call: &mut Call<'_>) -> Result<()> {
     call.ctx()
         .record(|pass| table.run(pass, &x, positions, RopeOut::Into(&out)))?;
     call.output("out", out)
+}
+
+fn rope_qkv(call: &mut Call<'_>) -> Result<()> {
+    let [qkv, k, v] = ["qkv", "k_cache", "v_cache"].map(|name| call.tensor(name));
+    let (qkv, k, v) = (qkv?, k?, v?);
+    let (&[tokens, width], &[kv_heads, _, head_dim]) = (qkv.shape(), k.shape()) else {
+        let (qkv, k) = (qkv.shape(), k.shape());
+        bail!(
+            "inputs qkv and k_cache: shapes {qkv:?} and {k:?}; allowed: [tokens, channels] and \
+             [kv_heads, max_length, head_dim]"
+        );
+    };
+    let heads = (width / head_dim).saturating_sub(2 * kv_heads);
+    let start = call.count("position")?.unwrap_or(0);
+    let table = table(call, head_dim, start.saturating_add(tokens - 1))?;
+    // Without room for any query head the planner says what the width should be.
+    let q = Tensor::empty(
+        call.ctx(),
+        call.dtype(&qkv)?,
+        [tokens, heads.max(1), head_dim],
+    )?;
+    let op = FusedQkv {
+        heads: heads.max(1),
+        kv_heads,
+        start,
+    };
+    let args = FusedQkvArgs {
+        qkv: &qkv,
+        q_out: RopeOut::Into(&q),
+        k_cache: &k,
+        v_cache: &v,
+    };
+    call.ctx().record(|pass| op.run(pass, &table, args))?;
+    call.output("q", q)?;
+    call.output("k_cache", k)?;
+    call.output("v_cache", v)
 }

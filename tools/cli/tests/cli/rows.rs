@@ -117,3 +117,27 @@ fn argmax() {
         assert!(row.iter().all(|&v| v <= value));
     }
 }
+
+#[test]
+fn top_k() {
+    let x = Random::new(5).normals(ROWS * COLS, F16);
+    let inputs = [Tensor::float("x", F16, &SHAPE, &x)];
+    let out = run("top_k", "top_k", &["k=4"], &inputs);
+    let places = x
+        .chunks(COLS)
+        .map(|row| flashwave::reference::select::top_k(row, 4));
+    let values: Vec<f32> = x
+        .chunks(COLS)
+        .zip(places)
+        .flat_map(|(row, places)| places.into_iter().map(|at| row[at]))
+        .collect();
+    compare(&out, "values", F32, &[ROWS, 4], &widen(&values), &values);
+    let indices = out
+        .iter()
+        .find(|t| t.name == "indices")
+        .expect("the indices");
+    let indices: Vec<u32> = bytemuck::pod_collect_to_vec(&indices.bytes);
+    for (i, (at, value)) in indices.into_iter().zip(values).enumerate() {
+        assert_eq!(x[i / 4 * COLS + at as usize], value);
+    }
+}

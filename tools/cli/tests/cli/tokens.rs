@@ -92,3 +92,40 @@ fn rope_by_start_and_by_positions() {
         compare(&out, "out", F32, &[tokens, heads, dim], &exact, &naive);
     }
 }
+
+#[test]
+fn a_fused_projection_fills_the_caches() {
+    let (tokens, heads, kv_heads, dim, length) = (2, 4, 2, 8, 5);
+    let width = (heads + 2 * kv_heads) * dim;
+    let qkv = Random::new(10).normals(tokens * width, F32);
+    let cache = vec![7.0f32; kv_heads * length * dim];
+    let shape = [kv_heads, length, dim];
+    let inputs = [
+        Tensor::float("qkv", F32, &[tokens, width], &qkv),
+        Tensor::float("k_cache", F32, &shape, &cache),
+        Tensor::float("v_cache", F32, &shape, &cache),
+    ];
+    let out = run("rope_qkv", "rope_qkv", &["position=0"], &inputs);
+    let mut values = cache;
+    for (token, row) in qkv.chunks(width).enumerate() {
+        for head in 0..kv_heads {
+            let from = (heads + kv_heads + head) * dim;
+            values[(head * length + token) * dim..][..dim].copy_from_slice(&row[from..from + dim]);
+        }
+    }
+    compare(&out, "v_cache", F32, &shape, &widen(&values), &values);
+    let find = |name: &str| {
+        out.iter()
+            .find(|t| t.name == name)
+            .expect("an output")
+            .values()
+    };
+    // Position 0 rotates by nothing; what lies behind the tokens stays.
+    assert_eq!(find("q")[..heads * dim], qkv[..heads * dim]);
+    assert_eq!(find("k_cache")[..dim], qkv[heads * dim..][..dim]);
+    assert!(
+        find("k_cache")[tokens * dim..length * dim]
+            .iter()
+            .all(|&v| v == 7.0)
+    );
+}

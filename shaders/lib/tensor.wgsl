@@ -17,7 +17,6 @@ element type has. For a tensor `x` there are then, all with element indices,
   store_y(i, v)                         VEC 1 only: any element
   store4_y(i, v)                        VEC 4 only: i a multiple of 4
   store_some_y(i, n, v)                 the first n of four, as load_some
-  ${ t.rounded("y", Y) }                defines rounded_y(v) -> vec4<f32>: v as y will give it back
 Two elements of a 16-bit type share a word. With VEC 1 neighbours may belong to other invocations, so a store
 replaces its half of the word by two atomic operations; planners choose VEC 1 only for ragged shapes.
 #>
@@ -139,16 +138,6 @@ fn store_some_${name}(i: u32, n: u32, v: vec4<f32>) {
     if n > 1u { store_${name}(i + 1u, v.y); }
     if n > 2u { store_${name}(i + 2u, v.z); }
     if n > 3u { store_${name}(i + 3u, v.w); }
-}
-#endif
-#endmacro
-
-#macro rounded(name, dtype)
-#if dtype == "f32"
-fn rounded_${name}(v: vec4<f32>) -> vec4<f32> { return v; }
-#else
-fn rounded_${name}(v: vec4<f32>) -> vec4<f32> {
-    return vec4<f32>(${pair(pack("v.xy", dtype) | trim, dtype) | trim}, ${pair(pack("v.zw", dtype) | trim, dtype) | trim});
 }
 #endif
 #endmacro

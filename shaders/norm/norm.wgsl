@@ -3,14 +3,15 @@
 //   layer  (h - mean(h)) / sqrt(var(h) + eps)               (LayerNorm, arXiv 1607.06450)
 //
 // x, add, sum, y: `rows` rows of `cols` adjacent elements, each tensor with an offset and a distance between rows;
-// weight, bias: [cols]. RESIDUAL none: h = x; in_place: x becomes x + add; into: sum = x + add. What is normalised is h
-// as it is stored, so that a row gives the same result whether it is kept or read again.
+// weight, bias: [cols]. RESIDUAL none: h = x; in_place: x becomes x + add; into: sum = x + add. A row in
+// registers is normalised as it was summed, in f32; one that is read again, as it was stored.
 //
 // TEAM invocations handle a row, ROWS rows a workgroup. A row of at most 4 * TEAM * UNROLL elements is read once and
 // stays in registers; UNROLL 0 reads it again for every pass over it. The variance is the mean of squares of h - mean
 // (two passes), never a difference of large numbers.
 //
-// Dropped: Welford's update in one pass, which divides for every element and saves nothing where the row is in registers.
+// Dropped: rounding a sum in registers as its storage will, which costs instructions, is less exact, and is not kept by
+// drivers that fold the unpacking of what was packed. Welford's update in one pass, which divides for every element and saves nothing where the row is in registers.
 #import "lib/tensor.wgsl" as t
 #import "lib/reduce.wgsl" as reduce
 
@@ -34,7 +35,6 @@ ${ t.params(PARAMS) }
 ${ t.prelude() }
 #if RESIDUAL == "in_place"
 ${ t.inout(1, "x", X, VEC) }
-${ t.rounded("x", X) }
 #else
 ${ t.input(1, "x", X, VEC) }
 #endif
@@ -43,7 +43,6 @@ ${ t.input(2, "add", ADD, VEC) }
 #endif
 #if RESIDUAL == "into"
 ${ t.inout(3, "sum", SUM, VEC) }
-${ t.rounded("sum", SUM) }
 #endif
 #if WEIGHT != "none"
 ${ t.input(4, "weight", WEIGHT, VEC) }
@@ -64,7 +63,7 @@ fn take(row: u32, g: u32) -> vec4<f32> {
     let n = width(g);
     var h = load_some_x(p.x_offset + row * p.x_stride + g * 4u, n);
     #if RESIDUAL != "none"
-    h = rounded_${H}(h + load_some_add(p.add_offset + row * p.add_stride + g * 4u, n));
+    h += load_some_add(p.add_offset + row * p.add_stride + g * 4u, n);
     store_some_${H}(p.${H}_offset + row * p.${H}_stride + g * 4u, n, h);
     #endif
     return h;

@@ -102,8 +102,9 @@ struct Params {
 
 /// y = normalised(x + residual) * weight + bias, over the last dimension.
 ///
-/// Rows (the last dimension) must be of adjacent elements and evenly spaced. A sum is rounded to the type it is
-/// stored in before it is normalised. A row of zeros with `eps` 0 gives NaN, as the formula does.
+/// Rows (the last dimension) must be of adjacent elements and evenly spaced. A sum is normalised as it was added up
+/// where a row stays in registers, otherwise after it was rounded to the type that it is stored in. A row of zeros
+/// with `eps` 0 gives NaN, as the formula does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm {
     /// What a row is normalised by.

@@ -141,12 +141,18 @@ impl Setup {
         })?;
 
         let x_inner = self.inner(&x);
-        let h: Vec<f32> = match self.add {
-            Add::None => x_inner.clone(),
-            _ => x_inner
-                .iter()
-                .zip(&add)
+        let summed = self.add != Add::None;
+        // Naive arithmetic normalises the sum as it is stored, the oracle the sum itself.
+        let h: Vec<f32> = match summed {
+            false => x_inner.clone(),
+            true => (x_inner.iter().zip(&add))
                 .map(|(x, a)| round(x + a, sum_type))
+                .collect(),
+        };
+        let exact_h: Vec<f64> = match summed {
+            false => widen(&x_inner),
+            true => (x_inner.iter().zip(&add))
+                .map(|(&x, &a)| f64::from(x) + f64::from(a))
                 .collect(),
         };
         let mut outcome = Outcome::default();
@@ -162,8 +168,8 @@ impl Setup {
         let bias = biased.then_some(bias);
         let exact: Vec<f64> = {
             let (w, b) = (widen(&weight), bias.as_deref().map(widen));
-            let row = |h: &[f32]| normalise(kind, eps.into(), &widen(h), Some(&w), b.as_deref());
-            h.chunks(cols).flat_map(row).collect()
+            let row = |h: &[f64]| normalise(kind, eps.into(), h, Some(&w), b.as_deref());
+            exact_h.chunks(cols).flat_map(row).collect()
         };
         let row = |h: &[f32]| normalise(kind, eps, h, Some(&weight), bias.as_deref());
         let naive: Vec<f32> = h.chunks(cols).flat_map(row).map(|v| round(v, ty)).collect();

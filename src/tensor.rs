@@ -37,7 +37,7 @@ pub struct Tensor {
 impl Tensor {
     /// A tensor whose elements are unspecified until written.
     ///
-    /// Errors if `shape` has more than [`MAX_RANK`] dimensions or a dimension of zero, or if the tensor is
+    /// Errors if `shape` has more than [`MAX_RANK`](crate::layout::MAX_RANK) dimensions or a dimension of zero, or if the tensor is
     /// over the device's limit for one binding.
     pub fn empty(ctx: &Context, dtype: DType, shape: impl AsRef<[usize]>) -> Result<Self> {
         let layout = Layout::contiguous(dtype, shape)?;

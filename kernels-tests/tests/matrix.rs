@@ -18,24 +18,29 @@ fn main() {
             Context::builder().checks(ShaderChecks::On).portable(),
         ),
     ];
-    let mut trials = Vec::new();
-    for (mode, builder) in builders {
+    let contexts = builders.map(|(mode, builder)| {
         let ctx = builder
             .build()
             .expect("an adapter: run `cargo xtask ensure-adapter`");
-        let mut groups: Vec<(String, Vec<kernels_tests::Case>)> = Vec::new();
-        for case in cases::all("", Effort::Full) {
-            let name = format!("{mode}::{}::{}", case.family, case.group);
-            match groups.last_mut() {
-                Some((last, list)) if *last == name => list.push(case),
-                _ => groups.push((name, vec![case])),
-            }
+        (mode, Arc::new(ctx))
+    });
+    let mut groups: Vec<(String, Vec<kernels_tests::Case>)> = Vec::new();
+    for case in cases::all("", Effort::Full) {
+        let name = format!("{}::{}", case.family, case.group);
+        match groups.last_mut() {
+            Some((last, list)) if *last == name => list.push(case),
+            _ => groups.push((name, vec![case])),
         }
-        let ctx = Arc::new(ctx);
-        for (name, list) in groups {
-            let ctx = ctx.clone();
-            trials.push(Trial::test(name, move || {
-                for case in &list {
+    }
+    // A group in every mode before the next group: a software driver compiles the shaders of one device on one
+    // thread, so trials side by side have to be of different devices.
+    let mut trials = Vec::new();
+    for (name, list) in groups {
+        let list = Arc::new(list);
+        for (mode, ctx) in &contexts {
+            let (list, ctx) = (list.clone(), ctx.clone());
+            trials.push(Trial::test(format!("{mode}::{name}"), move || {
+                for case in list.iter() {
                     case.run(&ctx)
                         .map_err(|e| Failed::from(format!("{}: {e}", case.name)))?;
                 }

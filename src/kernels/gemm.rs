@@ -186,7 +186,7 @@ const SOFTWARE: GemmTuning = GemmTuning::new([64, 64, 16], [8, 8], Prefetch::Off
 /// not tell its own.
 const UNITS: usize = 128;
 
-/// out[.., m, n] = F(alpha * A[.., m, k] B[.., k, n] + bias[n]) + residual[.., m, n].
+/// `out[.., m, n] = F(alpha * A[.., m, k] B[.., k, n] + bias[n]) + residual[.., m, n]`.
 ///
 /// Operands, bias, residual and output may be of different element types (f32, f16, bf16); sums are f32.
 /// Leading dimensions are batches: as many as the output has, or one for all.

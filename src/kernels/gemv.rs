@@ -41,7 +41,7 @@ pub struct GemvTuning {
     pub workgroup: u32,
 }
 
-/// y[m, n] = F(norm(x)[m, k] W[n, k] + bias[n]) + residual[m, n], or F(gate) * up + residual.
+/// `y[m, n] = F(norm(x)[m, k] W[n, k] + bias[n]) + residual[m, n]`, or `F(gate) * up + residual`.
 ///
 /// The kernel of [`Linear`](super::linear::Linear) and [`GatedLinear`](super::linear::GatedLinear) for few rows,
 /// and the way to run it with a given tuning. Any mixture of f32, f16 and bf16; sums are f32.

@@ -232,6 +232,8 @@ impl Sampler {
 
 #[cfg(test)]
 mod tests {
+    use std::f32::consts::{LN_2, LN_10};
+
     use super::*;
 
     fn frequencies(sampling: &Sampling, logits: &[f32], history: &[u32]) -> Vec<f64> {
@@ -244,7 +246,7 @@ mod tests {
     }
 
     /// Logits of the probabilities 0.5, 0.25, 0.15, 0.1 in another order.
-    const LOGITS: [f32; 4] = [-1.897_12, -0.693_147, -2.302_585, -1.386_294];
+    const LOGITS: [f32; 4] = [-1.897_12, -LN_2, -LN_10, -1.386_294];
 
     fn close(found: &[f64], expected: &[f64]) {
         // Four standard deviations of a binomial with 20000 draws are under 0.0142.

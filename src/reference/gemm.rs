@@ -73,7 +73,7 @@ pub fn gate<R: Real>(product: &[R], n: usize, f: Activation) -> Vec<R> {
         .collect()
 }
 
-/// x[k] weight[k] / sqrt(mean(x^2) + eps) for rows of k elements: RMSNorm (arXiv 1910.07467).
+/// `x[k] weight[k] / sqrt(mean(x^2) + eps)` for rows of k elements: RMSNorm (arXiv 1910.07467).
 pub fn rms_normed<R: Real>(x: &[R], weight: &[R], eps: R) -> Vec<R> {
     let k = weight.len();
     x.chunks(k)

@@ -23,20 +23,30 @@ impl Heater {
         let caps = ctx.capabilities();
         let first = Probe::F32.candidates(caps).into_iter().next();
         let Some(tuning) = first.filter(|_| caps.class != DeviceClass::Software) else {
-            return Ok(Self { work: None, launches: 0 });
+            return Ok(Self {
+                work: None,
+                launches: 0,
+            });
         };
         let plan = Probe::F32.plan(caps, tuning, 256)?;
         let output = Tensor::empty(ctx, DType::F32, [plan.output])?;
         let once = |pass: &mut flashwave::Pass<'_>| pass.launch(&plan.launch, &[&output]);
         time(ctx, once)?;
         let (each, _) = time(ctx, once)?;
-        let launches = (length.as_secs_f64() / each.as_secs_f64().max(1e-6)).ceil().min(1e5) as usize;
-        Ok(Self { work: Some((plan, output)), launches })
+        let launches = (length.as_secs_f64() / each.as_secs_f64().max(1e-6))
+            .ceil()
+            .min(1e5) as usize;
+        Ok(Self {
+            work: Some((plan, output)),
+            launches,
+        })
     }
 
     /// Submits the work; does not wait.
     pub fn run(&self, ctx: &Context) -> Result<()> {
-        let Some((plan, output)) = &self.work else { return Ok(()) };
+        let Some((plan, output)) = &self.work else {
+            return Ok(());
+        };
         ctx.record(|pass| (0..self.launches).try_for_each(|_| pass.launch(&plan.launch, &[output])))
     }
 }

@@ -163,7 +163,10 @@ fn time(
 fn host_cost(out: &mut impl Write, ctx: &Context, json: bool) -> Result<()> {
     let cost = model::host_cost(ctx)?;
     let us = digits(cost.per_dispatch.as_secs_f64() * 1e6);
-    let work = format!("host cost of a dispatch, {} in a decode step", cost.dispatches);
+    let work = format!(
+        "host cost of a dispatch, {} in a decode step",
+        cost.dispatches
+    );
     if json {
         let line = serde_json::json!({"work": work, "by": "flashwave", "us": us});
         writeln!(out, "{line}")?;

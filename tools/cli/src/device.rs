@@ -26,7 +26,8 @@ pub struct DeviceArgs {
     /// Use no optional tier: uniform parameters and no subgroups, as in a browser
     #[arg(long, global = true, help_heading = "Device")]
     portable: bool,
-    /// Keep compiled pipelines in this folder
+    /// Keep compiled pipelines in this folder, so that the next start is faster; else in that of FLASHWAVE_CACHE
+    /// (empty: nowhere), else in "flashwave" of the user's cache folder
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Device")]
     cache: Option<PathBuf>,
 }
@@ -106,10 +107,19 @@ impl DeviceArgs {
         if self.portable {
             builder = builder.portable();
         }
-        if let Some(folder) = &self.cache {
+        if let Some(folder) = self.cache_folder() {
             builder = builder.pipeline_cache(folder);
         }
         builder
+    }
+
+    /// Where compiled pipelines are kept, unless FLASHWAVE_CACHE is to say so.
+    fn cache_folder(&self) -> Option<PathBuf> {
+        if self.cache.is_some() || std::env::var_os("FLASHWAVE_CACHE").is_some() {
+            return self.cache.clone();
+        }
+        // A user without a home folder has none: the pipelines are then compiled at every start.
+        Some(dirs::cache_dir()?.join("flashwave"))
     }
 }
 

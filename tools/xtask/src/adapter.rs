@@ -19,13 +19,21 @@ pub const PROBE_TASK: &str = "probe-adapter";
 const PROBE_LIMIT: Duration = Duration::from_secs(120);
 
 /// Environment variables by which a person picks drivers or backends, and so can hide every adapter.
-pub const STEERING: [&str; 5] = [
+pub const STEERING: [&str; 8] = [
     "VK_DRIVER_FILES",
     "VK_ICD_FILENAMES",
     "VK_LOADER_DRIVERS_SELECT",
     "VK_LOADER_DRIVERS_DISABLE",
     "WGPU_BACKEND",
+    BACKEND,
+    NAME,
+    SOFTWARE,
 ];
+
+/// The library's own variables, which the tests and the demo obey: what it would not open is not usable.
+const BACKEND: &str = "FLASHWAVE_BACKEND";
+const NAME: &str = "FLASHWAVE_ADAPTER";
+const SOFTWARE: &str = "FLASHWAVE_SOFTWARE";
 
 /// Those of [`STEERING`] whose value is a list of driver manifests.
 const PATH_LISTS: [&str; 2] = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"];
@@ -109,7 +117,7 @@ pub fn look() -> Report {
             "{} ({}, {:?}) {}",
             info.name, info.backend, info.device_type, info.driver_info
         );
-        match usable(&adapter) {
+        match wanted(&info, variable).and_then(|()| usable(&adapter)) {
             Ok(()) if is_makeshift(&info) => report.makeshift.push(name.trim_end().into()),
             Ok(()) => report.usable.push(name.trim_end().into()),
             Err(lack) => report.refused.push(format!("{}: {lack}", name.trim_end())),
@@ -122,7 +130,38 @@ pub fn look() -> Report {
 fn is_makeshift(info: &wgpu::AdapterInfo) -> bool {
     let software_gl =
         info.backend == wgpu::Backend::Gl && info.device_type == wgpu::DeviceType::Cpu;
-    software_gl && wgpu::Backends::from_env().is_none()
+    software_gl && wgpu::Backends::from_env().is_none() && variable(BACKEND).is_none()
+}
+
+/// A variable of this process, unless it is empty: that counts as unset, as in the library.
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+    Some(value.to_string_lossy().into())
+}
+
+/// Whether the library's variables leave this adapter to choose: its `ContextBuilder` reads them alike.
+fn wanted(
+    info: &wgpu::AdapterInfo,
+    value_of: impl Fn(&str) -> Option<String>,
+) -> Result<(), String> {
+    let software = info.device_type == wgpu::DeviceType::Cpu;
+    let fits = |name: &str, value: &str| match name {
+        BACKEND => value.eq_ignore_ascii_case(info.backend.to_str()),
+        NAME => info.name.to_lowercase().contains(&value.to_lowercase()),
+        _ => match value {
+            "allowed" => true,
+            "refused" => !software,
+            "only" => software,
+            _ => false,
+        },
+    };
+    let mut set = [BACKEND, NAME, SOFTWARE]
+        .into_iter()
+        .filter_map(|name| Some((name, value_of(name)?)));
+    match set.find(|(name, value)| !fits(name, value)) {
+        Some((name, value)) => Err(format!("{name}={value} leaves it out")),
+        None => Ok(()),
+    }
 }
 
 /// Checks the limits, then opens the device: some drivers are listed and fail at that.
@@ -184,6 +223,7 @@ pub fn probe(environment: Environment) -> Result<Report> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    quieten(&mut command);
     if environment == Environment::Unsteered {
         for variable in STEERING {
             command.env_remove(variable);
@@ -213,6 +253,17 @@ pub fn probe(environment: Environment) -> Result<Report> {
     let mut report = Report::parse(&out.join().unwrap_or_default());
     report.failure = failure(status, &err.join().unwrap_or_default());
     Ok(report)
+}
+
+/// Keeps Mesa's device-select layer out of a child process that has no desktop.
+///
+/// The layer puts the desktop's card first in the list of devices; to find it, it opens a Wayland connection, and
+/// where `XDG_RUNTIME_DIR` is unset (a container, ssh, CI) libwayland prints "error: XDG_RUNTIME_DIR is invalid or
+/// not set in the environment" for each Vulkan instance. The library ranks the devices itself, so nothing is lost.
+pub fn quieten(command: &mut Command) {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        command.env("NODEVICE_SELECT", "1");
+    }
 }
 
 /// Reads a pipe to its end beside the waiting, so that a full pipe stops nobody.
@@ -267,9 +318,19 @@ pub fn steering(
                 line += &format!("  ({}: no such file)", path.display());
             }
         }
-        if variable == "WGPU_BACKEND" && wgpu::Backends::from_comma_list(&value).is_empty() {
-            line += "  (names no backend: vulkan, metal, dx12, gl)";
-        }
+        let allowed = |words: &[&str]| words.contains(&value.to_lowercase().as_str());
+        line += match variable {
+            "WGPU_BACKEND" if wgpu::Backends::from_comma_list(&value).is_empty() => {
+                "  (names no backend: vulkan, metal, dx12, gl)"
+            }
+            BACKEND if !allowed(&["vulkan", "metal", "dx12", "gl"]) => {
+                "  (allowed: vulkan, metal, dx12 or gl)"
+            }
+            SOFTWARE if !allowed(&["allowed", "refused", "only"]) => {
+                "  (allowed: allowed, refused or only)"
+            }
+            _ => "",
+        };
         set.push(line);
     }
     set
@@ -328,6 +389,30 @@ mod tests {
     }
 
     #[test]
+    fn the_librarys_variables_leave_adapters_out() {
+        let info = wgpu::AdapterInfo::new(wgpu::DeviceType::Cpu, wgpu::Backend::Vulkan);
+        let info = wgpu::AdapterInfo {
+            name: "llvmpipe (LLVM 19)".into(),
+            ..info
+        };
+        let with = |variable: &'static str, value: &'static str| {
+            wanted(&info, move |name| {
+                (name == variable).then(|| value.to_owned())
+            })
+        };
+        assert_eq!(wanted(&info, |_| None), Ok(()));
+        for (name, fits, leaves) in [
+            (BACKEND, "Vulkan", "gl"),
+            (NAME, "LLVMpipe", "nvidia"),
+            (SOFTWARE, "only", "refused"),
+        ] {
+            assert_eq!(with(name, fits), Ok(()));
+            let error = with(name, leaves).unwrap_err();
+            assert_eq!(error, format!("{name}={leaves} leaves it out"));
+        }
+    }
+
+    #[test]
     fn steering_variables_are_named_with_their_fault() {
         let list = std::env::join_paths(["/there", "/gone"])
             .unwrap()
@@ -350,6 +435,11 @@ mod tests {
             "{}",
             set[1]
         );
+        let value_of = |name: &str| name.starts_with("FLASHWAVE").then(|| "none".into());
+        let set = steering(value_of, |_| true);
+        assert_eq!(set.len(), 3);
+        assert!(set[0].contains("FLASHWAVE_BACKEND=none  (allowed: vulkan"));
+        assert!(set[2].contains("FLASHWAVE_SOFTWARE=none  (allowed: allowed, refused or only)"));
         assert_eq!(steering(|_| None, |_| true), [""; 0]);
         assert_eq!(
             steering(|n| (n == "WGPU_BACKEND").then(|| "vk".into()), |_| true),

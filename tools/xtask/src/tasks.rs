@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::adapter::quieten;
 use crate::install::ensure_adapter;
 
 /// Names the folder of files from outside the repository that some tests need.
@@ -16,7 +17,7 @@ const DATA: &str = "FLASHWAVE_DATA";
 const DEMO: [(&str, &str); 4] = [
     ("--prompt", "Once upon a time"),
     ("--max-tokens", "200"),
-    ("--temperature", "0.7"),
+    ("--temperature", "0.8"),
     ("--seed", "1"),
 ];
 
@@ -29,14 +30,10 @@ const INSTEAD: [(&str, &str); 1] = [("--prompt-ids", "--prompt")];
 /// Where no adapter can be had, or the build or the program fails.
 pub fn demo(passed: &[OsString]) -> Result<()> {
     ensure_adapter()?;
-    eprintln!("Building flashwave in release (some minutes the first time).");
-    let program = [
-        "--release",
-        "--package",
-        "flashwave-cli",
-        "--bin",
-        "flashwave",
-    ];
+    eprintln!("Building flashwave (some minutes the first time).");
+    // In the profile and over the packages that this program and the tests are built in: wgpu, most of the work,
+    // is then built once for all three. The profile optimises; see Cargo.toml.
+    let program = ["--bin", "flashwave"];
     finish(cargo("build").args(program))?;
     // `cargo run` because it knows the target folder; the working folder stays the person's, so that a `--model`
     // of theirs is found.
@@ -128,6 +125,7 @@ fn cargo(subcommand: &str) -> Command {
         .arg(subcommand)
         .arg("--manifest-path")
         .arg(root.join("Cargo.toml"));
+    quieten(&mut command);
     command
 }
 

@@ -12,6 +12,8 @@ use safetensors::{Dtype, SafeTensors};
 /// Runs the program with these arguments.
 pub fn flashwave(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_flashwave"))
+        // The user's own cache of pipelines is neither read nor written.
+        .env("FLASHWAVE_CACHE", "")
         .args(arguments)
         .output()
         .expect("the program starts")

@@ -14,7 +14,8 @@ use crate::Failure;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Ulps(pub f64);
 
-const HALF_ULP: f64 = 1.0 / (1u64 << 24) as f64;
+/// Half an ulp of f32, relative.
+pub const HALF_ULP: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// A comparison that held.
 #[derive(Clone, Copy, Debug, Default)]

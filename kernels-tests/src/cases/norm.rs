@@ -2,7 +2,7 @@
 
 use flashwave::DType::{BF16, F16, F32};
 use flashwave::kernels::norm::{Norm, NormArgs, NormKind, Residual};
-use flashwave::kernels::rows::RowTuning;
+use flashwave::kernels::rows::{Access, RowTuning};
 use flashwave::reference::norm::normalise;
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
@@ -241,6 +241,7 @@ pub fn cases() -> Vec<Case> {
                 team: 64,
                 rows: 1,
                 unroll: 0,
+                access: Access::Four,
             });
             let setup = Setup {
                 add,
@@ -253,6 +254,7 @@ pub fn cases() -> Vec<Case> {
             team: 16,
             rows: 4,
             unroll: 0,
+            access: Access::Four,
         });
         push(
             group("read again"),
@@ -266,6 +268,7 @@ pub fn cases() -> Vec<Case> {
             team: 8,
             rows: 2,
             unroll: 8,
+            access: Access::Four,
         });
         push(
             group("few invocations"),
@@ -275,6 +278,26 @@ pub fn cases() -> Vec<Case> {
             },
             &[1e-6],
         );
+        // 16-byte accesses, ragged teams and rows; 8 invocations are a subgroup of lavapipe's, 32 four of them.
+        for (team, rows, unroll, add) in [
+            (8, 4, 16, Add::InPlace),
+            (32, 4, 8, Add::Into(F32)),
+            (64, 1, 2, Add::None),
+        ] {
+            let tuning = Some(RowTuning {
+                team,
+                rows,
+                unroll,
+                access: Access::Eight,
+            });
+            let setup = Setup {
+                add,
+                tuning,
+                margins: [8, 16],
+                ..Setup::new(kind, 7, 264, TYPES[1])
+            };
+            push(group("wide accesses"), setup, &[1e-6]);
+        }
         let shifted = Setup {
             input: Input::Shifted,
             ..Setup::new(kind, 5, 260, TYPES[0])
@@ -316,7 +339,7 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                         let norm = Norm { kind, eps: 1e-5 };
                         let mut found = vec![norm.plan(caps, &args)?];
                         if tx == F16 && residual == 0 {
-                            for tuning in RowTuning::candidates(caps, rows, cols) {
+                            for tuning in RowTuning::candidates(caps, tx, rows, cols) {
                                 found.push(norm.plan_with(caps, &args, tuning)?);
                             }
                         }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use flashwave::loader::{TokenStream, Tokenizer, Weights};
 use flashwave::model::{Llama, LlamaOptions, Sampling, embedded};
-use flashwave::{Context, DType};
+use flashwave::{Context, DType, Error};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Writes text with a model.
@@ -18,7 +18,7 @@ pub struct Generate {
     #[arg(long)]
     model: Option<PathBuf>,
     /// The tokenizer, for a model without one: llama2.c's tokenizer.bin or a tokenizer.json.
-    #[arg(long)]
+    #[arg(long, requires = "model")]
     tokenizer: Option<PathBuf>,
     /// What the text begins with.
     #[arg(long, default_value = "")]
@@ -26,23 +26,24 @@ pub struct Generate {
     /// The prompt as token ids, comma-separated, instead of text; works without a tokenizer.
     #[arg(long, value_delimiter = ',', conflicts_with = "prompt")]
     prompt_ids: Vec<u32>,
-    /// Tokens to generate at most; fewer if the model ends the text.
+    /// Tokens to generate at most; fewer if the model ends the text. With the prompt, no more than the model's
+    /// longest context.
     #[arg(long, default_value_t = 200)]
     max_tokens: usize,
     /// 0 takes the most probable token; higher is more varied.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Draw from the K most probable tokens only.
     #[arg(long)]
     top_k: Option<usize>,
     /// Draw from the most probable tokens that together have this probability.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     top_p: Option<f32>,
     /// Draw from tokens at least this many times as probable as the best.
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Makes tokens that occurred less likely; 1 is none.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f32,
     /// Seed of the random draws.
     #[arg(long, default_value_t = 0)]
@@ -71,31 +72,28 @@ fn dtype(name: &str) -> Result<DType, String> {
 impl Generate {
     /// Runs the command.
     pub fn run(&self, ctx: &Context) -> Result<()> {
+        // All arguments are checked before a large model is read.
+        let sampling = self.sampling()?;
         let weights = match &self.model {
-            Some(path) => Weights::open_with_tokenizer(path, self.tokenizer.as_deref())?,
+            Some(path) => Weights::open_with_tokenizer(path, self.tokenizer.as_deref())
+                .with_context(|| format!("--model {}", path.display()))?,
             None => embedded::weights()?,
         };
-        let model = self.load(ctx, &weights)?;
-        let tokenizer = weights.tokenizer();
         let prompt = self.prompt_ids(&weights)?;
-        let mut sampling = Sampling::temperature(self.temperature)
-            .seed(self.seed)
-            .repetition_penalty(self.repetition_penalty);
-        sampling = self.top_k.into_iter().fold(sampling, Sampling::top_k);
-        sampling = self.top_p.into_iter().fold(sampling, Sampling::top_p);
-        sampling = self.min_p.into_iter().fold(sampling, Sampling::min_p);
+        let capacity = self.capacity(&weights, prompt.len())?;
+        let model = self.load(ctx, &weights)?;
 
-        let mut printer = Printer::new(tokenizer);
-        for &id in &prompt {
-            printer.push(id)?;
-        }
         let started = Instant::now();
         let mut first = None;
         let mut ids = Vec::new();
-        let mut session = model.session(prompt.len() + self.max_tokens)?;
+        let mut session = model.session(capacity)?;
         let mut generation = session.generate(&prompt, &sampling)?;
         if self.ignore_eos {
             generation = generation.ignore_eos();
+        }
+        let mut printer = Printer::new(weights.tokenizer());
+        for &id in &prompt {
+            printer.push(id)?;
         }
         for token in generation.take(self.max_tokens) {
             let token = token?;
@@ -113,6 +111,36 @@ impl Generate {
         }
         report(ctx, prompt.len(), ids.len(), first.unwrap_or(total), total);
         Ok(())
+    }
+
+    fn sampling(&self) -> Result<Sampling> {
+        let mut sampling = Sampling::temperature(self.temperature)
+            .seed(self.seed)
+            .repetition_penalty(self.repetition_penalty);
+        sampling = self.top_k.into_iter().fold(sampling, Sampling::top_k);
+        sampling = self.top_p.into_iter().fold(sampling, Sampling::top_p);
+        sampling = self.min_p.into_iter().fold(sampling, Sampling::min_p);
+        match sampling.check() {
+            Ok(()) => Ok(sampling),
+            // By the name that it has on the command line.
+            Err(Error::Argument { name, was, allowed }) => {
+                bail!("--{}: {was}; allowed: {allowed}", name.replace('_', "-"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tokens that the KV cache needs room for.
+    fn capacity(&self, weights: &Weights, prompt: usize) -> Result<usize> {
+        let most = weights.config().max_positions;
+        match prompt.saturating_add(self.max_tokens) {
+            all if all <= most && self.max_tokens > 0 => Ok(all),
+            _ => bail!(
+                "--max-tokens: {} after a prompt of {prompt}; allowed: at least 1, and {most} in all, the model's \
+                 longest context",
+                self.max_tokens
+            ),
+        }
     }
 
     fn load(&self, ctx: &Context, weights: &Weights) -> Result<Llama> {

@@ -4,6 +4,7 @@ mod attention;
 mod common;
 mod dense;
 mod elementwise;
+mod generate;
 mod program;
 mod rows;
 mod tokens;

@@ -41,18 +41,31 @@ impl SharedLayout {
         if let Some(found) = lock(&ctx.inner.layouts).get(&key) {
             return Ok(found.clone());
         }
-        let entries: Vec<_> = key.iter().map(|&(index, access)| layout_entry(index, access)).collect();
+        let entries: Vec<_> = key
+            .iter()
+            .map(|&(index, access)| layout_entry(index, access))
+            .collect();
         let made = ctx.scoped(|device| {
-            let descriptor = wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries };
+            let descriptor = wgpu::BindGroupLayoutDescriptor {
+                label: None,
+                entries: &entries,
+            };
             let groups = device.create_bind_group_layout(&descriptor);
             let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: None,
                 bind_group_layouts: &[Some(&groups)],
                 immediate_size,
             });
-            Self { id: ctx.fresh_id(), groups, pipeline }
+            Self {
+                id: ctx.fresh_id(),
+                groups,
+                pipeline,
+            }
         })?;
-        Ok(lock(&ctx.inner.layouts).entry(key).or_insert(Arc::new(made)).clone())
+        Ok(lock(&ctx.inner.layouts)
+            .entry(key)
+            .or_insert(Arc::new(made))
+            .clone())
     }
 }
 

@@ -70,7 +70,11 @@ pub struct Recipe {
 impl Recipe {
     /// A variant of `shaders/<shader>.wgsl`.
     pub fn new(shader: &'static str) -> Self {
-        Self { shader, constants: Vec::with_capacity(16), hash: mix_str(0, shader) }
+        Self {
+            shader,
+            constants: Vec::with_capacity(16),
+            hash: mix_str(0, shader),
+        }
     }
 
     /// With the template constant `name` set.
@@ -102,7 +106,8 @@ fn mix(hash: u64, value: u64) -> u64 {
 
 /// The ends of a short name tell most of them apart.
 fn mix_str(hash: u64, text: &str) -> u64 {
-    let ends = [text.as_bytes().first(), text.as_bytes().last()].map(|b| b.map_or(0, |&b| u64::from(b)));
+    let ends =
+        [text.as_bytes().first(), text.as_bytes().last()].map(|b| b.map_or(0, |&b| u64::from(b)));
     mix(hash, text.len() as u64 ^ (ends[0] << 8) ^ (ends[1] << 16))
 }
 
@@ -241,14 +246,26 @@ mod tests {
 
     #[test]
     fn recipes_differ_by_every_constant_and_by_the_shader() {
-        let base = || Recipe::new("norm/rms_norm").with("X", DType::F16).with("WG", 256);
+        let base = || {
+            Recipe::new("norm/rms_norm")
+                .with("X", DType::F16)
+                .with("WG", 256)
+        };
         assert_eq!(base(), base());
         let others = [
             base().with("Y", 1),
-            Recipe::new("norm/rms_norm").with("X", DType::F32).with("WG", 256),
-            Recipe::new("norm/rms_norm").with("X", DType::F16).with("WG", 128),
-            Recipe::new("norm/rms_norm").with("Z", DType::F16).with("WG", 256),
-            Recipe::new("norm/max_norm").with("X", DType::F16).with("WG", 256),
+            Recipe::new("norm/rms_norm")
+                .with("X", DType::F32)
+                .with("WG", 256),
+            Recipe::new("norm/rms_norm")
+                .with("X", DType::F16)
+                .with("WG", 128),
+            Recipe::new("norm/rms_norm")
+                .with("Z", DType::F16)
+                .with("WG", 256),
+            Recipe::new("norm/max_norm")
+                .with("X", DType::F16)
+                .with("WG", 256),
         ];
         for other in others {
             assert_ne!(base(), other);

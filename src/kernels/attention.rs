@@ -376,7 +376,8 @@ impl AttentionPlan {
             0 => None,
             n => Some(pass.scratch(SCRATCH_SLOT, DType::F32, [n])?),
         };
-        let mut tensors = arrayvec::ArrayVec::<&Tensor, 8>::from_iter([args.q, args.k, args.v, args.out]);
+        let mut tensors =
+            arrayvec::ArrayVec::<&Tensor, 8>::from_iter([args.q, args.k, args.v, args.out]);
         tensors.extend(args.bias);
         tensors.extend(args.mask);
         tensors.extend(args.lse);
@@ -488,7 +489,8 @@ impl Attention {
 
     /// Records the dispatches.
     pub fn run(&self, pass: &mut Pass<'_>, args: AttentionArgs<'_>) -> Result<()> {
-        self.plan(pass.capabilities(), args.layouts())?.launch(pass, args)
+        self.plan(pass.capabilities(), args.layouts())?
+            .launch(pass, args)
     }
 
     /// Attention over `q`, `k` and `v` as a new tensor of q's type.

@@ -179,8 +179,19 @@ pub struct GatedLinearArgs<'a, T> {
 impl<'a> GatedLinearArgs<'a, Tensor> {
     /// Their layouts, to plan with.
     pub fn layouts(&self) -> GatedLinearArgs<'a, Layout> {
-        let LinearArgs { x, weight, norm, out, .. } = self.linear().layouts();
-        GatedLinearArgs { x, weight, norm, out }
+        let LinearArgs {
+            x,
+            weight,
+            norm,
+            out,
+            ..
+        } = self.linear().layouts();
+        GatedLinearArgs {
+            x,
+            weight,
+            norm,
+            out,
+        }
     }
 
     /// Records a dispatch planned for tensors of these layouts.

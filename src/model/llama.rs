@@ -415,21 +415,34 @@ impl Session {
         let (q_heads, out_heads) = (heads(&q)?, heads(&attended)?);
         let q_rows = q.split_heads(c.heads)?;
         let caps = pass.capabilities();
-        let linear = Linear { activation: Activation::None };
-        let gated_linear = GatedLinear { activation: Activation::Silu };
+        let linear = Linear {
+            activation: Activation::None,
+        };
+        let gated_linear = GatedLinear {
+            activation: Activation::Silu,
+        };
         // All layers have the same layouts: each product is planned once a step and launched for every layer.
         let fused = fuses_norm(caps, n);
         let eps = c.norm_eps;
         let input = |weight| match fused {
-            true => Input { tensor: &hidden, norm: Some((weight, eps)) },
-            false => Input { tensor: &normed, norm: None },
+            true => Input {
+                tensor: &hidden,
+                norm: Some((weight, eps)),
+            },
+            false => Input {
+                tensor: &normed,
+                norm: None,
+            },
         };
         let steps = |i: usize| {
             let layer = &model.layers[i];
             let cached = self.cache.layer(i);
             let (first, second) = (input(&layer.attention_norm), input(&layer.mlp_norm));
             Steps {
-                qkv: LinearArgs { norm: first.norm, ..LinearArgs::new(first.tensor, &layer.qkv, &qkv) },
+                qkv: LinearArgs {
+                    norm: first.norm,
+                    ..LinearArgs::new(first.tensor, &layer.qkv, &qkv)
+                },
                 rotate: FusedQkvArgs {
                     qkv: &qkv,
                     q_out: RopeOut::Into(&q_rows),
@@ -440,7 +453,12 @@ impl Session {
                     residual: Residual::InOut,
                     ..LinearArgs::new(&attended, &layer.output, &hidden)
                 },
-                gate_up: GatedLinearArgs { x: second.tensor, weight: &layer.gate_up, norm: second.norm, out: &gated },
+                gate_up: GatedLinearArgs {
+                    x: second.tensor,
+                    weight: &layer.gate_up,
+                    norm: second.norm,
+                    out: &gated,
+                },
                 down: LinearArgs {
                     residual: Residual::InOut,
                     ..LinearArgs::new(&gated, &layer.down, &hidden)
@@ -448,7 +466,11 @@ impl Session {
             }
         };
         let plan = steps(0);
-        let rotate = FusedQkv { heads: c.heads, kv_heads: c.kv_heads, start };
+        let rotate = FusedQkv {
+            heads: c.heads,
+            kv_heads: c.kv_heads,
+            start,
+        };
         let rotate = rotate.plan(caps, self.rope.rope(), &plan.rotate.layouts())?;
         let (k, v) = self.cache.layer(0).first(end)?;
         let attention = AttentionArgs::new(&q_heads, &k, &v, &out_heads);
@@ -495,9 +517,21 @@ impl Session {
     }
 
     /// RMSNorm in a dispatch of its own: for many rows; for few it is fused into the product after it.
-    fn normalise(&self, pass: &mut Pass<'_>, hidden: &Tensor, normed: &Tensor, weight: &Tensor) -> Result<()> {
+    fn normalise(
+        &self,
+        pass: &mut Pass<'_>,
+        hidden: &Tensor,
+        normed: &Tensor,
+        weight: &Tensor,
+    ) -> Result<()> {
         let residual = norm::Residual::None;
-        let args = NormArgs { x: hidden, residual, weight: Some(weight), bias: None, y: normed };
+        let args = NormArgs {
+            x: hidden,
+            residual,
+            weight: Some(weight),
+            bias: None,
+            y: normed,
+        };
         Norm::rms(self.model.config().norm_eps).run(pass, args)
     }
 }

@@ -1,7 +1,8 @@
 // y = a + b, a * b or F(a) * b (SwiGLU, GeGLU: arXiv 2002.05202), element by element.
 //
 // a, b, y: rows of `cols` adjacent elements, `stride` apart from `offset` on; without gaps all is one row.
-// A row is cut into groups of four elements. One invocation handles UNROLL groups, a workgroup's groups lying
+// A row is cut into groups of four elements, of eight where 16-bit types are aligned so (16-byte accesses: GELU on
+// f16 75% of read bandwidth with groups of four on an H200). One invocation handles UNROLL groups, a workgroup's groups lying
 // side by side so that every access of a subgroup is one contiguous run.
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
@@ -24,6 +25,15 @@ ${ t.input(2, "b", B, VEC) }
 ${ t.output(3, "y", Y, VEC) }
 ${ activation.functions(F) }
 
+#if OP == "add"
+fn combine(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return a + b; }
+#else
+fn combine(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> { return activate4(a) * b; }
+#endif
+
+<# Elements of a group. #>
+#set GROUP = 8 if VEC == 8 else 4
+
 @compute @workgroup_size(${WG})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -36,16 +46,17 @@ fn main(
         let group = first + ${u * WG}u;
         if group < p.groups {
             let row = group / p.groups_per_row;
-            let col = (group % p.groups_per_row) * 4u;
+            let col = (group % p.groups_per_row) * ${GROUP}u;
+            #if VEC == 8
+            let a = load8_a(p.a_offset + row * p.a_stride + col);
+            let b = load8_b(p.b_offset + row * p.b_stride + col);
+            store8_y(p.y_offset + row * p.y_stride + col, combine(a.low, b.low), combine(a.high, b.high));
+            #else
             let n = min(p.cols - col, 4u);
             let a = load_some_a(p.a_offset + row * p.a_stride + col, n);
             let b = load_some_b(p.b_offset + row * p.b_stride + col, n);
-            #if OP == "add"
-            let y = a + b;
-            #else
-            let y = activate4(a) * b;
+            store_some_y(p.y_offset + row * p.y_stride + col, n, combine(a, b));
             #endif
-            store_some_y(p.y_offset + row * p.y_stride + col, n, y);
         }
     }
     #endfor

@@ -1,7 +1,8 @@
 // y = F(a), element by element: an activation, or the identity, which casts.
 //
 // a, y: rows of `cols` adjacent elements, `stride` apart from `offset` on; without gaps all is one row.
-// A row is cut into groups of four elements. One invocation handles UNROLL groups, a workgroup's groups lying
+// A row is cut into groups of four elements, of eight where 16-bit types are aligned so (16-byte accesses: GELU on
+// f16 75% of read bandwidth with groups of four on an H200). One invocation handles UNROLL groups, a workgroup's groups lying
 // side by side so that every access of a subgroup is one contiguous run.
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
@@ -23,6 +24,9 @@ ${ t.input(1, "a", A, VEC) }
 ${ t.output(2, "y", Y, VEC) }
 ${ activation.functions(F) }
 
+<# Elements of a group. #>
+#set GROUP = 8 if VEC == 8 else 4
+
 @compute @workgroup_size(${WG})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -35,10 +39,15 @@ fn main(
         let group = first + ${u * WG}u;
         if group < p.groups {
             let row = group / p.groups_per_row;
-            let col = (group % p.groups_per_row) * 4u;
+            let col = (group % p.groups_per_row) * ${GROUP}u;
+            #if VEC == 8
+            let a = load8_a(p.a_offset + row * p.a_stride + col);
+            store8_y(p.y_offset + row * p.y_stride + col, activate4(a.low), activate4(a.high));
+            #else
             let n = min(p.cols - col, 4u);
             let a = load_some_a(p.a_offset + row * p.a_stride + col, n);
             store_some_y(p.y_offset + row * p.y_stride + col, n, activate4(a));
+            #endif
         }
     }
     #endfor

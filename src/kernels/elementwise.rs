@@ -259,8 +259,15 @@ fn launch(
         })
     };
     let [a, b, y] = [rows(operands[0])?, rows(operands[1])?, rows(operands[2])?];
-    let wide = [a, b, y].iter().all(|r| r.multiple_of(4));
-    let groups_per_row = y.cols.div_ceil(4);
+    // The widest access that all rows are aligned to: 16 bytes of 16-bit elements are eight.
+    let aligned = |n: usize| [a, b, y].iter().all(|r| r.multiple_of(n));
+    let half = operands.iter().any(|(_, l)| l.dtype().size() == 2);
+    let vec = match () {
+        () if half && aligned(8) => 8,
+        () if aligned(4) => 4,
+        () => 1,
+    };
+    let groups_per_row = y.cols.div_ceil(vec.max(4));
     let groups = y.rows * groups_per_row;
     let params = Params {
         groups: groups as u32,
@@ -282,7 +289,7 @@ fn launch(
     let recipe = recipe
         .with("Y", operands[2].1.dtype())
         .with("F", op.activation().name())
-        .with("VEC", if wide { 4 } else { 1 })
+        .with("VEC", vec as u32)
         .with("WG", workgroup)
         .with("UNROLL", unroll);
     let grid = linear_grid(caps, groups.div_ceil((workgroup * unroll) as usize));

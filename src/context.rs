@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use crate::buffer::{Buffer, Pool};
 use crate::capabilities::{Capabilities, CooperativeShape, DeviceClass, ParamsTier, SubgroupSizes};
 use crate::error::{Error, Result};
-use crate::kernel::{BindGroups, Kernel};
+use crate::kernel::{BindGroups, Kernel, Layouts};
 use crate::recipe::Recipe;
 use crate::recorder::{Pass, Profile};
 
@@ -221,6 +221,7 @@ pub(crate) struct Inner {
     pub(crate) bind_groups: Mutex<BindGroups>,
     pub(crate) staging: Mutex<Vec<wgpu::Buffer>>,
     pub(crate) scratch: Mutex<Vec<Option<Arc<Buffer>>>>,
+    pub(crate) layouts: Mutex<Layouts>,
     checks: ShaderChecks,
     kernels: Mutex<FxHashMap<Recipe, Arc<Kernel>>>,
     lost: Arc<Mutex<Option<String>>>,
@@ -306,6 +307,7 @@ impl Context {
         let inner = Inner {
             pool: Pool::new(&caps),
             bind_groups: Mutex::default(),
+            layouts: Mutex::default(),
             staging: Mutex::default(),
             scratch: Mutex::default(),
             checks: options.checks.unwrap_or_default(),

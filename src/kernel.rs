@@ -10,7 +10,7 @@ use crate::capabilities::ParamsTier;
 use crate::context::{Context, ShaderChecks, lock};
 use crate::error::{Error, Result};
 use crate::recipe::{MAX_PARAM_BYTES, Recipe};
-use crate::shader::{self, Access};
+use crate::shader::{self, Access, Binding};
 
 /// Storage buffers of one dispatch; WebGPU guarantees 8.
 pub(crate) const MAX_BINDINGS: usize = 8;
@@ -21,7 +21,52 @@ pub struct Kernel {
     pub(crate) pipeline: wgpu::ComputePipeline,
     /// Storage bindings in the order of their numbers.
     pub(crate) bindings: ArrayVec<(u32, Access), MAX_BINDINGS>,
-    layout: wgpu::BindGroupLayout,
+    layout: Arc<SharedLayout>,
+}
+
+/// The layout of all kernels with the same bindings. Shared, because a change of layout between two dispatches
+/// costs the host more than a change of pipeline.
+pub(crate) struct SharedLayout {
+    id: u64,
+    groups: wgpu::BindGroupLayout,
+    pipeline: wgpu::PipelineLayout,
+}
+
+/// Layouts by the bindings they are for.
+pub(crate) type Layouts = FxHashMap<Vec<(u32, Access)>, Arc<SharedLayout>>;
+
+impl SharedLayout {
+    fn of(ctx: &Context, bindings: &[Binding], immediate_size: u32) -> Result<Arc<Self>> {
+        let key: Vec<(u32, Access)> = bindings.iter().map(|b| (b.index, b.access)).collect();
+        if let Some(found) = lock(&ctx.inner.layouts).get(&key) {
+            return Ok(found.clone());
+        }
+        let entries: Vec<_> = key
+            .iter()
+            .map(|&(index, access)| layout_entry(index, access))
+            .collect();
+        let made = ctx.scoped(|device| {
+            let descriptor = wgpu::BindGroupLayoutDescriptor {
+                label: None,
+                entries: &entries,
+            };
+            let groups = device.create_bind_group_layout(&descriptor);
+            let pipeline = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: None,
+                bind_group_layouts: &[Some(&groups)],
+                immediate_size,
+            });
+            Self {
+                id: ctx.fresh_id(),
+                groups,
+                pipeline,
+            }
+        })?;
+        Ok(lock(&ctx.inner.layouts)
+            .entry(key)
+            .or_insert(Arc::new(made))
+            .clone())
+    }
 }
 
 impl Kernel {
@@ -34,10 +79,6 @@ impl Kernel {
         let params = caps.params_tier();
         let wgsl = shader::link(recipe, params)?;
         let found = shader::bindings(&wgsl);
-        let entries: Vec<wgpu::BindGroupLayoutEntry> = found
-            .iter()
-            .map(|b| layout_entry(b.index, b.access))
-            .collect();
         let storage: Vec<(u32, Access)> = found
             .iter()
             .filter(|b| b.access != Access::Uniform)
@@ -62,7 +103,8 @@ impl Kernel {
             ParamsTier::Immediate => MAX_PARAM_BYTES as u32,
             ParamsTier::Uniform => 0,
         };
-        let (layout, pipeline) = ctx.scoped(|device| {
+        let layout = SharedLayout::of(ctx, &found, immediate_size)?;
+        let pipeline = ctx.scoped(|device| {
             let descriptor = wgpu::ShaderModuleDescriptor {
                 label: Some(&label),
                 source: wgpu::ShaderSource::Wgsl(wgsl.into()),
@@ -70,18 +112,9 @@ impl Kernel {
             // SAFETY: our own shaders; planners admit only shapes for which every access is in bounds, which
             // the correctness matrix also runs with the checks on.
             let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
-            let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(&label),
-                entries: &entries,
-            });
-            let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-                label: Some(&label),
-                bind_group_layouts: &[Some(&layout)],
-                immediate_size,
-            });
-            let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(&label),
-                layout: Some(&pipeline_layout),
+                layout: Some(&layout.pipeline),
                 module: &module,
                 entry_point: Some("main"),
                 compilation_options: wgpu::PipelineCompilationOptions {
@@ -89,8 +122,7 @@ impl Kernel {
                     zero_initialize_workgroup_memory: ctx.checks() == ShaderChecks::On,
                 },
                 cache,
-            });
-            (layout, pipeline)
+            })
         })?;
         Ok(Self {
             id: ctx.fresh_id(),
@@ -127,7 +159,7 @@ fn layout_entry(binding: u32, access: Access) -> wgpu::BindGroupLayoutEntry {
 /// Which kernel over which buffers, that of the uniform parameters last.
 type Key = (u64, ArrayVec<u64, { MAX_BINDINGS + 1 }>);
 
-/// Bind groups by kernel and buffers: a decode step finds all of its own here.
+/// Bind groups by layout and buffers: a decode step finds all of its own here.
 #[derive(Default)]
 pub(crate) struct BindGroups {
     groups: FxHashMap<Key, wgpu::BindGroup>,
@@ -156,7 +188,7 @@ pub(crate) fn bind_group(
     uniform: Option<&Buffer>,
 ) -> Result<wgpu::BindGroup> {
     let ids = buffers.iter().map(|b| b.id).chain(uniform.map(|u| u.id));
-    let key: Key = (kernel.id, ids.collect());
+    let key: Key = (kernel.layout.id, ids.collect());
     if let Some(group) = lock(&ctx.inner.bind_groups).groups.get(&key) {
         return Ok(group.clone());
     }
@@ -180,7 +212,7 @@ pub(crate) fn bind_group(
     let group = ctx.scoped(|device| {
         device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
-            layout: &kernel.layout,
+            layout: &kernel.layout.groups,
             entries: &entries,
         })
     })?;

@@ -42,6 +42,15 @@ impl Rows {
         [self.cols, self.offset].iter().all(|v| v.is_multiple_of(n))
             && (self.rows == 1 || self.stride.is_multiple_of(n))
     }
+
+    /// The widest access in elements, of 8, 4 and 1, that every row is made of.
+    pub(crate) fn alignment(self) -> u32 {
+        match (self.multiple_of(8), self.multiple_of(4)) {
+            (true, _) => 8,
+            (_, true) => 4,
+            _ => 1,
+        }
+    }
 }
 
 /// A layout seen as matrices of one shape: a batch of [`Rows`].

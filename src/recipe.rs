@@ -3,7 +3,6 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use arrayvec::ArrayVec;
 use bytemuck::Pod;
 
 use crate::capabilities::{Capabilities, ReduceTier};
@@ -60,10 +59,12 @@ impl From<ReduceTier> for Constant {
 
 /// A kernel variant: a shader file and the constants that it is linked with. The key of the pipeline
 /// cache, the log line, a benchmark's label and the autotuner's row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Recipe {
     shader: &'static str,
-    constants: ArrayVec<(&'static str, Constant), 20>,
+    constants: Vec<(&'static str, Constant)>,
+    /// Of all the above, kept up to date: recipes are looked up at every dispatch.
+    hash: u64,
 }
 
 impl Recipe {
@@ -71,16 +72,20 @@ impl Recipe {
     pub fn new(shader: &'static str) -> Self {
         Self {
             shader,
-            constants: ArrayVec::new(),
+            constants: Vec::with_capacity(16),
+            hash: mix_str(0, shader),
         }
     }
 
     /// With the template constant `name` set.
-    ///
-    /// # Panics
-    /// If a planner sets more than 20 constants: a defect of this library, caught by its tests.
     pub fn with(mut self, name: &'static str, value: impl Into<Constant>) -> Self {
-        self.constants.push((name, value.into()));
+        let value = value.into();
+        // The names are the same for every recipe of a shader in practice: hashing values suffices, Eq decides.
+        self.hash = match value {
+            Constant::Int(i) => mix(self.hash, i.into()),
+            Constant::Name(n) => mix_str(self.hash, n),
+        };
+        self.constants.push((name, value));
         self
     }
 
@@ -95,13 +100,44 @@ impl Recipe {
     }
 }
 
+fn mix(hash: u64, value: u64) -> u64 {
+    (hash.rotate_left(5) ^ value).wrapping_mul(0x517c_c1b7_2722_0a95)
+}
+
+/// The ends of a short name tell most of them apart.
+fn mix_str(hash: u64, text: &str) -> u64 {
+    let ends =
+        [text.as_bytes().first(), text.as_bytes().last()].map(|b| b.map_or(0, |&b| u64::from(b)));
+    mix(hash, text.len() as u64 ^ (ends[0] << 8) ^ (ends[1] << 16))
+}
+
+/// Whether two names are the same: mostly the same literal, which takes one comparison to see.
+fn same(a: &'static str, b: &'static str) -> bool {
+    std::ptr::eq(a, b) || a == b
+}
+
+impl PartialEq for Recipe {
+    fn eq(&self, other: &Self) -> bool {
+        let equal = |(a, b): (&(&'static str, Constant), &(&'static str, Constant))| {
+            let values = match (a.1, b.1) {
+                (Constant::Int(a), Constant::Int(b)) => a == b,
+                (Constant::Name(a), Constant::Name(b)) => same(a, b),
+                _ => false,
+            };
+            values && same(a.0, b.0)
+        };
+        self.hash == other.hash
+            && same(self.shader, other.shader)
+            && self.constants.len() == other.constants.len()
+            && self.constants.iter().zip(&other.constants).all(equal)
+    }
+}
+
+impl Eq for Recipe {}
+
 impl Hash for Recipe {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Names are the same for every recipe of a shader in practice: hashing values suffices, Eq decides.
-        self.shader.hash(state);
-        for (_, value) in &self.constants {
-            value.hash(state);
-        }
+        state.write_u64(self.hash);
     }
 }
 
@@ -206,6 +242,34 @@ mod tests {
             .with("X", DType::F16)
             .with("WG", 256);
         assert_eq!(recipe.to_string(), "norm/rms_norm X=f16 WG=256");
+    }
+
+    #[test]
+    fn recipes_differ_by_every_constant_and_by_the_shader() {
+        let base = || {
+            Recipe::new("norm/rms_norm")
+                .with("X", DType::F16)
+                .with("WG", 256)
+        };
+        assert_eq!(base(), base());
+        let others = [
+            base().with("Y", 1),
+            Recipe::new("norm/rms_norm")
+                .with("X", DType::F32)
+                .with("WG", 256),
+            Recipe::new("norm/rms_norm")
+                .with("X", DType::F16)
+                .with("WG", 128),
+            Recipe::new("norm/rms_norm")
+                .with("Z", DType::F16)
+                .with("WG", 256),
+            Recipe::new("norm/max_norm")
+                .with("X", DType::F16)
+                .with("WG", 256),
+        ];
+        for other in others {
+            assert_ne!(base(), other);
+        }
     }
 
     #[test]

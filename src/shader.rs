@@ -30,7 +30,7 @@ pub struct Binding {
 }
 
 /// How a shader uses a binding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// `var<uniform>`: the parameters.
     Uniform,

@@ -161,9 +161,6 @@ fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-    #if TEAM == "subgroup"
-    @builtin(subgroup_size) team_size: u32,
-    #endif
     ${ reduce.arguments(REDUCE) }
 ) {
     ${ reduce.begin(REDUCE) }
@@ -175,7 +172,7 @@ fn main(
     let x${m} = p.x_offset + min(m0 + ${m}u, p.rows - 1u) * p.x_stride;
     #endfor
     #if TEAM == "subgroup"
-    let stride = team_size * ${STEP}u;
+    let stride = reduce_size * ${STEP}u;
     for (var first = reduce_subgroup * ${R}u; first < ${ROWS}u; first += reduce_subgroups * ${R}u) {
         var k = reduce_lane * ${STEP}u;
     #else

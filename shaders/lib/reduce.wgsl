@@ -1,18 +1,22 @@
 <#
 Reductions over a workgroup: `workgroup_sum(v, lane)` and `workgroup_max(v, lane)` give every invocation the
-result. Same signature in both tiers; WG (the workgroup's size) is a power of two. With TEAM, a smaller power of
-two, every run of TEAM invocations has its own result (workgroup tier only: where subgroups begin is the driver's).
+result. Same signature in every tier; WG (the workgroup's size) is a power of two. With TEAM, a smaller power of
+two, every run of TEAM invocations has its own result; `lane` is then `reduce.lane`, which numbers invocations by
+subgroups (WGSL does not promise that neighbours by local_invocation_index are neighbours in one).
 
   #import "lib/reduce.wgsl" as reduce
   ${ reduce.scratch(REDUCE, WG) }                       once a kernel
   ${ reduce.function("sum", REDUCE, WG) }               defines workgroup_sum; "max" likewise
-  ${ reduce.function("sum", "workgroup", WG, TEAM) }    the same over teams
+  ${ reduce.function("sum", REDUCE, WG, TEAM) }         the same over teams
+  let lane = ${ reduce.lane(REDUCE, "index", WG, TEAM) };  from the local_invocation_index, after `begin`
   ${ reduce.begin(REDUCE) }                             the first statement of main
   ${ reduce.arguments(REDUCE) }                         among main's arguments: declares subgroup built-ins
 
-Every invocation of the workgroup has to call it (barriers inside), with `lane` its local_invocation_index.
+Every invocation of the workgroup has to call it (barriers inside), with `lane` its local_invocation_index where
+there are no teams.
 subgroup: a subgroup operation, then one value a subgroup through workgroup memory, read by all; subgroups of any
-size from 4 to 128. workgroup: a tree through workgroup memory.
+size from 4 to 128, none larger than a team. shuffle: for teams within a subgroup, no barrier; no subgroup may be
+smaller than a team nor larger than WG. workgroup: a tree through workgroup memory.
 
 Many sums at once, with as few barriers as one (`sums_scratch` instead of `scratch`):
   ${ reduce.sums_scratch(REDUCE, WG, COUNT) }           once a kernel
@@ -21,44 +25,70 @@ Many sums at once, with as few barriers as one (`sums_scratch` instead of `scrat
 and a workgroupBarrier() before the next round of puts.
 #>
 #macro scratch(tier, wg)
+#if tier != "shuffle"
 var<workgroup> reduce_scratch: array<f32, ${wg}>;
+#endif
 ${builtins(tier)}
 #endmacro
 
 #macro builtins(tier)
-#if tier == "subgroup"
+#if tier != "workgroup"
 var<private> reduce_subgroup: u32;
 var<private> reduce_subgroups: u32;
+var<private> reduce_size: u32;
 var<private> reduce_lane: u32;
 #endif
 #endmacro
 
 #macro arguments(tier)
-#if tier == "subgroup"
+#if tier != "workgroup"
     @builtin(subgroup_id) reduce_subgroup_arg: u32,
     @builtin(num_subgroups) reduce_subgroups_arg: u32,
+    @builtin(subgroup_size) reduce_size_arg: u32,
     @builtin(subgroup_invocation_id) reduce_lane_arg: u32,
 #endif
 #endmacro
 
 <# First statement of main. #>
 #macro begin(tier)
-#if tier == "subgroup"
+#if tier != "workgroup"
     reduce_subgroup = reduce_subgroup_arg;
     reduce_subgroups = reduce_subgroups_arg;
+    reduce_size = reduce_size_arg;
     reduce_lane = reduce_lane_arg;
 #endif
 #endmacro
 
+#macro lane(tier, index, wg, team)
+#if tier == "workgroup" or team == wg
+${index}
+#else
+reduce_subgroup * reduce_size + reduce_lane
+#endif
+#endmacro
+
 #macro function(name, tier, wg, team=0)
-#if tier == "subgroup"
+#if tier == "shuffle"
+fn workgroup_${name}(v: f32, lane: u32) -> f32 {
+    var total = v;
+    ${shuffles(name, team)}
+    return total;
+}
+#elif tier == "subgroup"
 fn workgroup_${name}(v: f32, lane: u32) -> f32 {
     let own = ${"subgroupAdd" if name == "sum" else "subgroupMax"}(v);
     workgroupBarrier();
     if reduce_lane == 0u { reduce_scratch[reduce_subgroup] = own; }
     workgroupBarrier();
-    var total = reduce_scratch[0];
-    for (var s = 1u; s < reduce_subgroups; s += 1u) {
+    #if team and team < wg
+    let count = ${team}u / reduce_size;
+    let first = reduce_subgroup / count * count;
+    #else
+    let count = reduce_subgroups;
+    let first = 0u;
+    #endif
+    var total = reduce_scratch[first];
+    for (var s = first + 1u; s < first + count; s += 1u) {
         total = ${combine(name, "total", "reduce_scratch[s]")};
     }
     return total;
@@ -120,6 +150,15 @@ if lane < ${count}u { total = sums_scratch[lane * ${wg}u]; }
 #endif
 #endmacro
 
+<# `total` over `width` adjacent invocations of a subgroup. #>
+#macro shuffles(name, width)
+#for step in [1, 2, 4, 8, 16, 32, 64]
+#if step < width
+total = ${combine(name, "total", "subgroupShuffleXor(total, " ~ step ~ "u)")};
+#endif
+#endfor
+#endmacro
+
 #macro combine(name, a, b)
 #if name == "sum"
 ${a} + ${b}
@@ -162,11 +201,7 @@ group_invocation
 #if tier == "subgroup"
 fn group_sum(v: vec4<f32>, lane: u32) -> vec4<f32> {
     var total = v;
-    #for step in [1, 2, 4, 8, 16, 32]
-    #if step < width
-    total += subgroupShuffleXor(total, ${step}u);
-    #endif
-    #endfor
+    ${shuffles("sum", width)}
     return total;
 }
 #else

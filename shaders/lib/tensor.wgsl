@@ -3,21 +3,21 @@ Bindings of a kernel: its parameters and its tensors.
 
   ${ t.params(PARAMS) }                 after `struct Params` (of u32, i32 and f32 alone): the variable `p`
   ${ t.input(1, "x", X) }               f32, f16 or bf16, read
-  ${ t.output(2, "y", Y, VEC) }         written; with VEC 4 by aligned groups of four, with 1 by element
+  ${ t.output(2, "y", Y, VEC) }         written; with VEC 8 or 4 by aligned groups of as many, with 1 by element
   ${ t.inout(2, "y", Y, VEC) }          read and written
-  ${ t.input8(1, "w", W) }              read by aligned groups of eight, in 16-byte accesses: for weights
+  ${ t.input8(1, "w", W) }              read by aligned groups of eight, in 16-byte accesses; input with VEC 8 alike
   ${ t.words(3, "ids", "u32") }         plain 32-bit elements
 
 Memory is seen as groups of four elements (16 bytes of f32, 8 of f16 and bf16), the widest access that every
-element type has. For a tensor `x` there are then, all with element indices,
+element type has; with VEC 8 as groups of eight, and only what is marked so exists. For a tensor `x` there are then, all with element indices,
   load_x(i) -> f32                      any element
   load4_x(i) -> vec4<f32>               i a multiple of 4
   load_some_x(i, n) -> vec4<f32>        n elements from i on, the rest zero; with VEC 4, i and n are multiples of 4
-  load8_w(i) -> Eight                   input8 only: .low and .high of four elements; i a multiple of 8
+  load8_w(i) -> Eight                   input8, VEC 8: .low and .high of four elements; i a multiple of 8
   store_y(i, v)                         VEC 1 only: any element
   store4_y(i, v)                        VEC 4 only: i a multiple of 4
+  store8_y(i, low, high)                VEC 8 only: i a multiple of 8
   store_some_y(i, n, v)                 the first n of four, as load_some
-  ${ t.rounded("y", Y) }                defines rounded_y(v) -> vec4<f32>: v as y will give it back
 Two elements of a 16-bit type share a word. With VEC 1 neighbours may belong to other invocations, so a store
 replaces its half of the word by two atomic operations; planners choose VEC 1 only for ragged shapes.
 #>
@@ -34,21 +34,32 @@ var<immediate> p: Params;
 #endmacro
 
 #macro input(index, name, dtype, vec=4)
+#if vec == 8
+${input8(index, name, dtype)}
+#else
 #if dtype == "f32"
 @group(0) @binding(${index}) var<storage, read> ${name}: array<vec4<f32>>;
 #else
 @group(0) @binding(${index}) var<storage, read> ${name}: array<vec2<u32>>;
 #endif
 ${loads(name, dtype, vec, false)}
+#endif
 #endmacro
 
 <# Sixteen bytes an access: with 16-bit elements twice what load4 has. f32 elements need two. #>
 #macro input8(index, name, dtype)
 #if dtype == "f32"
 @group(0) @binding(${index}) var<storage, read> ${name}: array<vec4<f32>>;
-fn load8_${name}(i: u32) -> Eight { return Eight(${name}[i >> 2u], ${name}[(i >> 2u) + 1u]); }
 #else
 @group(0) @binding(${index}) var<storage, read> ${name}: array<vec4<u32>>;
+#endif
+${loads8(name, dtype)}
+#endmacro
+
+#macro loads8(name, dtype)
+#if dtype == "f32"
+fn load8_${name}(i: u32) -> Eight { return Eight(${name}[i >> 2u], ${name}[(i >> 2u) + 1u]); }
+#else
 fn load8_${name}(i: u32) -> Eight {
     let w = ${name}[i >> 3u];
     return Eight(
@@ -62,6 +73,8 @@ fn load8_${name}(i: u32) -> Eight {
 #macro output(index, name, dtype, vec)
 #if dtype == "f32"
 @group(0) @binding(${index}) var<storage, read_write> ${name}: array<vec4<f32>>;
+#elif vec == 8
+@group(0) @binding(${index}) var<storage, read_write> ${name}: array<vec4<u32>>;
 #elif vec == 4
 @group(0) @binding(${index}) var<storage, read_write> ${name}: array<vec2<u32>>;
 #else
@@ -72,7 +85,11 @@ ${stores(name, dtype, vec)}
 
 #macro inout(index, name, dtype, vec)
 ${output(index, name, dtype, vec)}
+#if vec == 8
+${loads8(name, dtype)}
+#else
 ${loads(name, dtype, vec, dtype != "f32" and vec != 4)}
+#endif
 #endmacro
 
 #macro loads(name, dtype, vec, atomic)
@@ -112,7 +129,18 @@ fn load_some_${name}(i: u32, n: u32) -> vec4<f32> {
 #endmacro
 
 #macro stores(name, dtype, vec)
-#if vec == 4
+#if vec == 8
+fn store8_${name}(i: u32, low: vec4<f32>, high: vec4<f32>) {
+#if dtype == "f32"
+    ${name}[i >> 2u] = low;
+    ${name}[(i >> 2u) + 1u] = high;
+#else
+    ${name}[i >> 3u] = vec4<u32>(
+        ${pack("low.xy", dtype)}, ${pack("low.zw", dtype)}, ${pack("high.xy", dtype)}, ${pack("high.zw", dtype)},
+    );
+#endif
+}
+#elif vec == 4
 fn store4_${name}(i: u32, v: vec4<f32>) {
 #if dtype == "f32"
     ${name}[i >> 2u] = v;
@@ -139,16 +167,6 @@ fn store_some_${name}(i: u32, n: u32, v: vec4<f32>) {
     if n > 1u { store_${name}(i + 1u, v.y); }
     if n > 2u { store_${name}(i + 2u, v.z); }
     if n > 3u { store_${name}(i + 3u, v.w); }
-}
-#endif
-#endmacro
-
-#macro rounded(name, dtype)
-#if dtype == "f32"
-fn rounded_${name}(v: vec4<f32>) -> vec4<f32> { return v; }
-#else
-fn rounded_${name}(v: vec4<f32>) -> vec4<f32> {
-    return vec4<f32>(${pair(pack("v.xy", dtype) | trim, dtype) | trim}, ${pair(pack("v.zw", dtype) | trim, dtype) | trim});
 }
 #endif
 #endmacro

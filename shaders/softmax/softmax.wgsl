@@ -5,7 +5,7 @@
 // -inf throughout gives zeros, and log-softmax -inf.
 //
 // One workgroup a row with ROWS 1, otherwise TEAM invocations a row and ROWS rows a workgroup. A row of at most
-// 4 * TEAM * UNROLL elements is read once and stays in registers; UNROLL 0 reads it twice, the first time with the online
+// 4 * TEAM * UNROLL elements is read once and stays in registers, with VEC 8 in 16-byte accesses of 16-bit types; UNROLL 0 reads it twice, the first time with the online
 // sum (arXiv 1805.02867): every invocation keeps the maximum so far and the sum relative to it.
 #import "lib/tensor.wgsl" as t
 #import "lib/reduce.wgsl" as reduce
@@ -40,6 +40,17 @@ const LOWEST: f32 = -3.4028234663852886e38;
 // Elements of the row from group `g` (of four) on.
 fn width(g: u32) -> u32 { return min(p.cols - g * 4u, 4u); }
 
+#if VEC == 8
+fn take(row: u32, g: u32) -> Eight {
+    let x = load8_x(p.x_offset + row * p.x_stride + g * 4u);
+    var v = Eight(x.low * p.scale, x.high * p.scale);
+    #if MASK != "none"
+    let mask = load8_mask(p.mask_offset + (row % p.mask_rows) * p.mask_stride + g * 4u);
+    v = Eight(v.low + mask.low, v.high + mask.high);
+    #endif
+    return v;
+}
+#else
 fn take(row: u32, g: u32) -> vec4<f32> {
     let n = width(g);
     var v = load_some_x(p.x_offset + row * p.x_stride + g * 4u, n) * p.scale;
@@ -48,43 +59,44 @@ fn take(row: u32, g: u32) -> vec4<f32> {
     #endif
     return v;
 }
+#endif
 
 // The greatest element of a group; what is beyond the row's end does not count.
 fn greatest(v: vec4<f32>, g: u32) -> f32 {
-    #if VEC == 4
-    return max(max(v.x, v.y), max(v.z, v.w));
-    #else
+    #if VEC == 1
     let w = select(vec4<f32>(LOWEST), v, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(width(g)));
     return max(max(w.x, w.y), max(w.z, w.w));
+    #else
+    return max(max(v.x, v.y), max(v.z, v.w));
     #endif
 }
 
 fn sum_of_exps(v: vec4<f32>, g: u32, top: f32) -> f32 {
     var e = exp(v - top);
-    #if VEC != 4
+    #if VEC == 1
     e = select(vec4<f32>(), e, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(width(g)));
     #endif
     return (e.x + e.y) + (e.z + e.w);
 }
 
-fn put(row: u32, g: u32, v: vec4<f32>, top: f32, total: f32) {
+fn result(v: vec4<f32>, top: f32, total: f32) -> vec4<f32> {
     #if KIND == "log"
     // A sum of zero means that v is -inf, which is the result.
-    let y = select(v - top - log(total), v, vec4<bool>(total == 0.0));
+    return select(v - top - log(total), v, vec4<bool>(total == 0.0));
     #else
-    let y = exp(v - top) * select(1.0 / total, 0.0, total == 0.0);
+    return exp(v - top) * select(1.0 / total, 0.0, total == 0.0);
     #endif
-    store_some_y(p.y_offset + row * p.y_stride + g * 4u, width(g), y);
 }
 
 @compute @workgroup_size(${TEAM * ROWS})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) grid: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
+    @builtin(local_invocation_index) index: u32,
     ${ reduce.arguments(REDUCE) }
 ) {
     ${ reduce.begin(REDUCE) }
+    let lane = ${ reduce.lane(REDUCE, "index", TEAM * ROWS, TEAM) };
     let member = lane & ${TEAM - 1}u;
     let row = (workgroup.y * grid.x + workgroup.x) * ${ROWS}u + lane / ${TEAM}u;
     // Teams beyond the last row come along to the barriers with nothing to do.
@@ -92,21 +104,39 @@ fn main(
     var own_top = LOWEST;
     var own_total = 0.0;
 #if UNROLL > 0
-    #for u in range(UNROLL)
-    let g${u} = member + ${u * TEAM}u;
-    var v${u} = vec4<f32>();
+    // All loads first, so that they are in flight together.
+    #for u in range(0, UNROLL, 2 if VEC == 8 else 1)
+    #if VEC == 8
+    let g${u} = (member + ${u // 2 * TEAM}u) * 2u;
+    let g${u + 1} = g${u} + 1u;
+    var v${u} = vec4<f32>(LOWEST);
+    var v${u + 1} = vec4<f32>(LOWEST);
     if g${u} < groups {
-        v${u} = take(row, g${u});
-        own_top = max(own_top, greatest(v${u}, g${u}));
+        let v = take(row, g${u});
+        v${u} = v.low;
+        v${u + 1} = v.high;
     }
+    #else
+    let g${u} = member + ${u * TEAM}u;
+    var v${u} = vec4<f32>(LOWEST);
+    if g${u} < groups { v${u} = take(row, g${u}); }
+    #endif
+    #endfor
+    #for u in range(UNROLL)
+    own_top = max(own_top, greatest(v${u}, g${u}));
     #endfor
     let top = workgroup_max(own_top, lane);
     #for u in range(UNROLL)
     if g${u} < groups { own_total += sum_of_exps(v${u}, g${u}, top); }
     #endfor
     let total = workgroup_sum(own_total, lane);
-    #for u in range(UNROLL)
-    if g${u} < groups { put(row, g${u}, v${u}, top, total); }
+    let y = p.y_offset + row * p.y_stride;
+    #for u in range(0, UNROLL, 2 if VEC == 8 else 1)
+    #if VEC == 8
+    if g${u} < groups { store8_y(y + g${u} * 4u, result(v${u}, top, total), result(v${u + 1}, top, total)); }
+    #else
+    if g${u} < groups { store_some_y(y + g${u} * 4u, width(g${u}), result(v${u}, top, total)); }
+    #endif
     #endfor
 #else
     for (var g = member; g < groups; g += ${TEAM}u) {
@@ -117,6 +147,9 @@ fn main(
     }
     let top = workgroup_max(own_top, lane);
     let total = workgroup_sum(own_total * exp(own_top - top), lane);
-    for (var g = member; g < groups; g += ${TEAM}u) { put(row, g, take(row, g), top, total); }
+    let y = p.y_offset + row * p.y_stride;
+    for (var g = member; g < groups; g += ${TEAM}u) {
+        store_some_y(y + g * 4u, width(g), result(take(row, g), top, total));
+    }
 #endif
 }

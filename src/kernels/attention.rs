@@ -340,7 +340,8 @@ impl<'a> AttentionArgs<'a> {
         }
     }
 
-    fn layouts(&self) -> AttentionLayouts<'a> {
+    /// Their layouts, to plan with.
+    pub fn layouts(&self) -> AttentionLayouts<'a> {
         AttentionLayouts {
             q: self.q.layout(),
             k: self.k.layout(),
@@ -366,6 +367,29 @@ impl AttentionPlan {
     /// The dispatches in order: one, or two where keys are split.
     pub fn launches(&self) -> impl Iterator<Item = &Launch> {
         std::iter::once(&self.main).chain(&self.combine)
+    }
+
+    /// Records the dispatches over tensors of the layouts that were planned for: the hot loop's form, for models
+    /// that plan once a step and launch for every layer.
+    pub fn launch(&self, pass: &mut Pass<'_>, args: AttentionArgs<'_>) -> Result<()> {
+        let partial = match self.partial {
+            0 => None,
+            n => Some(pass.scratch(SCRATCH_SLOT, DType::F32, [n])?),
+        };
+        let mut tensors =
+            arrayvec::ArrayVec::<&Tensor, 8>::from_iter([args.q, args.k, args.v, args.out]);
+        tensors.extend(args.bias);
+        tensors.extend(args.mask);
+        tensors.extend(args.lse);
+        tensors.extend(&partial);
+        pass.launch(&self.main, &tensors)?;
+        if let (Some(combine), Some(partial)) = (&self.combine, &partial) {
+            tensors.clear();
+            tensors.extend([partial, args.out]);
+            tensors.extend(args.lse);
+            pass.launch(combine, &tensors)?;
+        }
+        Ok(())
     }
 }
 
@@ -465,25 +489,8 @@ impl Attention {
 
     /// Records the dispatches.
     pub fn run(&self, pass: &mut Pass<'_>, args: AttentionArgs<'_>) -> Result<()> {
-        let plan = self.plan(pass.capabilities(), args.layouts())?;
-        let partial = match plan.partial {
-            0 => None,
-            n => Some(pass.scratch(SCRATCH_SLOT, DType::F32, [n])?),
-        };
-        let mut tensors =
-            arrayvec::ArrayVec::<&Tensor, 8>::from_iter([args.q, args.k, args.v, args.out]);
-        tensors.extend(args.bias);
-        tensors.extend(args.mask);
-        tensors.extend(args.lse);
-        tensors.extend(&partial);
-        pass.launch(&plan.main, &tensors)?;
-        if let (Some(combine), Some(partial)) = (&plan.combine, &partial) {
-            tensors.clear();
-            tensors.extend([partial, args.out]);
-            tensors.extend(args.lse);
-            pass.launch(combine, &tensors)?;
-        }
-        Ok(())
+        self.plan(pass.capabilities(), args.layouts())?
+            .launch(pass, args)
     }
 
     /// Attention over `q`, `k` and `v` as a new tensor of q's type.

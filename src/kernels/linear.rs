@@ -57,8 +57,9 @@ impl<'a> LinearArgs<'a, Tensor> {
         }
     }
 
-    /// Records a planned dispatch over these tensors; both kernels bind them in this order.
-    pub(super) fn launch(&self, pass: &mut Pass<'_>, launch: &Launch) -> Result<()> {
+    /// Records a dispatch planned for tensors of these layouts: the hot loop's form, for models that plan once and
+    /// launch for every layer. Both kernels bind the tensors in this order.
+    pub fn launch(&self, pass: &mut Pass<'_>, launch: &Launch) -> Result<()> {
         let mut tensors: ArrayVec<&Tensor, 6> =
             [self.x, self.weight, self.out].into_iter().collect();
         tensors.extend(self.bias);
@@ -173,6 +174,30 @@ pub struct GatedLinearArgs<'a, T> {
     pub norm: Option<(&'a T, f32)>,
     /// [.., n].
     pub out: &'a T,
+}
+
+impl<'a> GatedLinearArgs<'a, Tensor> {
+    /// Their layouts, to plan with.
+    pub fn layouts(&self) -> GatedLinearArgs<'a, Layout> {
+        let LinearArgs {
+            x,
+            weight,
+            norm,
+            out,
+            ..
+        } = self.linear().layouts();
+        GatedLinearArgs {
+            x,
+            weight,
+            norm,
+            out,
+        }
+    }
+
+    /// Records a dispatch planned for tensors of these layouts.
+    pub fn launch(&self, pass: &mut Pass<'_>, launch: &Launch) -> Result<()> {
+        self.linear().launch(pass, launch)
+    }
 }
 
 impl<'a, T> GatedLinearArgs<'a, T> {

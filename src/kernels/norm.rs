@@ -102,8 +102,9 @@ struct Params {
 
 /// y = normalised(x + residual) * weight + bias, over the last dimension.
 ///
-/// Rows (the last dimension) must be of adjacent elements and evenly spaced. A sum is rounded to the type it is
-/// stored in before it is normalised. A row of zeros with `eps` 0 gives NaN, as the formula does.
+/// Rows (the last dimension) must be of adjacent elements and evenly spaced. A sum is normalised as it was added up
+/// where a row stays in registers, otherwise after it was rounded to the type that it is stored in. A row of zeros
+/// with `eps` 0 gives NaN, as the formula does.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm {
     /// What a row is normalised by.
@@ -135,7 +136,7 @@ impl Norm {
         self.plan_with(
             caps,
             args,
-            RowTuning::default_for(caps, rows.rows, rows.cols),
+            RowTuning::default_for(caps, args.x.dtype(), rows.rows, rows.cols),
         )
     }
 
@@ -157,12 +158,12 @@ impl Norm {
             stride: 0,
             offset: 0,
         };
-        let mut wide = true;
+        let mut aligned = 8;
         let mut rows_of = |name: &str, layout: &Layout, shape: &[usize]| -> Result<Rows> {
             layout.require_float(name)?;
             layout.require_shape(name, shape)?;
             let rows = layout.as_rows(name)?;
-            wide &= rows.multiple_of(4);
+            aligned = aligned.min(rows.alignment());
             Ok(rows)
         };
         let x = rows_of("x", args.x, shape)?;
@@ -181,8 +182,7 @@ impl Norm {
         let y = rows_of("y", args.y, shape)?;
         let groups = cols.div_ceil(4);
         let tuning = tuning.check(caps, groups)?;
-        let vec = if wide { 4 } else { 1 };
-        let recipe = tuning.constants(self.recipe(args).with("VEC", vec), caps);
+        let recipe = tuning.constants(self.recipe(args), caps, aligned);
         let params = Params {
             rows: x.rows as u32,
             cols: cols as u32,
@@ -275,6 +275,7 @@ fn record(pass: &mut Pass<'_>, launch: &Launch, args: &NormArgs<&Tensor>) -> Res
 mod tests {
     use super::*;
     use crate::dtype::DType;
+    use crate::kernels::rows::Access;
 
     fn layout(dtype: DType, shape: &[usize]) -> Layout {
         Layout::contiguous(dtype, shape).unwrap()
@@ -342,7 +343,13 @@ mod tests {
             assert!(message.starts_with(name), "{message}");
         }
         for (team, rows, unroll) in [(3, 1, 1), (1, 1, 1), (512, 1, 1), (0, 1, 0), (2, 0, 4)] {
-            let tuning = RowTuning { team, rows, unroll };
+            let access = Access::Four;
+            let tuning = RowTuning {
+                team,
+                rows,
+                unroll,
+                access,
+            };
             let error = norm
                 .plan_with(&caps, &good, tuning)
                 .unwrap_err()
@@ -363,7 +370,7 @@ mod tests {
                 bias: None,
                 y: &x,
             };
-            for tuning in RowTuning::candidates(&caps, 300, cols) {
+            for tuning in RowTuning::candidates(&caps, DType::F16, 300, cols) {
                 Norm::rms(1e-5).plan_with(&caps, &args, tuning).unwrap();
             }
         }

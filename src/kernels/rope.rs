@@ -681,19 +681,30 @@ impl FusedQkv {
         table: &RopeTable,
         args: FusedQkvArgs<&Tensor>,
     ) -> Result<()> {
-        let layouts = FusedQkvArgs {
-            qkv: args.qkv.layout(),
-            q_out: args.q_out.map(Tensor::layout),
-            k_cache: args.k_cache.layout(),
-            v_cache: args.v_cache.layout(),
-        };
-        let launch = self.plan(pass.capabilities(), table.rope, &layouts)?;
-        let mut tensors = arrayvec::ArrayVec::<&Tensor, 5>::from_iter([args.qkv, &table.tensor]);
-        if let RopeOut::Into(q) = args.q_out {
+        let launch = self.plan(pass.capabilities(), table.rope, &args.layouts())?;
+        args.launch(pass, table, &launch)
+    }
+}
+
+impl<'a> FusedQkvArgs<&'a Tensor> {
+    /// Their layouts, to plan with.
+    pub fn layouts(&self) -> FusedQkvArgs<&'a Layout> {
+        FusedQkvArgs {
+            qkv: self.qkv.layout(),
+            q_out: self.q_out.map(Tensor::layout),
+            k_cache: self.k_cache.layout(),
+            v_cache: self.v_cache.layout(),
+        }
+    }
+
+    /// Records a dispatch planned for tensors of these layouts.
+    pub fn launch(&self, pass: &mut Pass<'_>, table: &RopeTable, launch: &Launch) -> Result<()> {
+        let mut tensors = arrayvec::ArrayVec::<&Tensor, 5>::from_iter([self.qkv, &table.tensor]);
+        if let RopeOut::Into(q) = self.q_out {
             tensors.push(q);
         }
-        tensors.extend([args.k_cache, args.v_cache]);
-        pass.launch(&launch, &tensors)
+        tensors.extend([self.k_cache, self.v_cache]);
+        pass.launch(launch, &tensors)
     }
 }
 

@@ -84,7 +84,7 @@ impl Softmax {
             x,
             mask,
             y,
-            RowTuning::default_for(caps, rows.rows, rows.cols),
+            RowTuning::default_for(caps, x.dtype(), rows.rows, rows.cols),
         )
     }
 
@@ -123,7 +123,7 @@ impl Softmax {
         };
         let groups = from.cols.div_ceil(4);
         let tuning = tuning.check(caps, groups)?;
-        let wide = [from, masked, to].iter().all(|r| r.multiple_of(4));
+        let aligned = [from, masked, to].map(Rows::alignment).into_iter().min();
         let kind = match self.kind {
             SoftmaxKind::Softmax => "softmax",
             SoftmaxKind::Log => "log",
@@ -135,8 +135,8 @@ impl Softmax {
                 "MASK",
                 mask.map_or(Constant::Name("none"), |m| m.dtype().into()),
             )
-            .with("Y", y.dtype())
-            .with("VEC", if wide { 4 } else { 1 });
+            .with("Y", y.dtype());
+        let recipe = tuning.constants(recipe, caps, aligned.unwrap_or(1));
         let params = Params {
             rows: from.rows as u32,
             cols: from.cols as u32,
@@ -151,7 +151,7 @@ impl Softmax {
             scale: self.scale,
         };
         let grid = linear_grid(caps, from.rows.div_ceil(tuning.rows as usize));
-        Launch::new(caps, tuning.constants(recipe, caps), grid, &params)
+        Launch::new(caps, recipe, grid, &params)
     }
 
     /// Records the dispatch.

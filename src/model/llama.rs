@@ -414,97 +414,116 @@ impl Session {
         let heads = |t: &Tensor| t.reshape([1, n, c.heads, c.head_dim])?.transpose(1, 2);
         let (q_heads, out_heads) = (heads(&q)?, heads(&attended)?);
         let q_rows = q.split_heads(c.heads)?;
+        let caps = pass.capabilities();
         let linear = Linear {
             activation: Activation::None,
         };
         let gated_linear = GatedLinear {
             activation: Activation::Silu,
         };
+        // All layers have the same layouts: each product is planned once a step and launched for every layer.
+        let fused = fuses_norm(caps, n);
+        let eps = c.norm_eps;
+        let input = |weight| match fused {
+            true => Input {
+                tensor: &hidden,
+                norm: Some((weight, eps)),
+            },
+            false => Input {
+                tensor: &normed,
+                norm: None,
+            },
+        };
+        let steps = |i: usize| {
+            let layer = &model.layers[i];
+            let cached = self.cache.layer(i);
+            let (first, second) = (input(&layer.attention_norm), input(&layer.mlp_norm));
+            Steps {
+                qkv: LinearArgs {
+                    norm: first.norm,
+                    ..LinearArgs::new(first.tensor, &layer.qkv, &qkv)
+                },
+                rotate: FusedQkvArgs {
+                    qkv: &qkv,
+                    q_out: RopeOut::Into(&q_rows),
+                    k_cache: cached.keys(),
+                    v_cache: cached.values(),
+                },
+                output: LinearArgs {
+                    residual: Residual::InOut,
+                    ..LinearArgs::new(&attended, &layer.output, &hidden)
+                },
+                gate_up: GatedLinearArgs {
+                    x: second.tensor,
+                    weight: &layer.gate_up,
+                    norm: second.norm,
+                    out: &gated,
+                },
+                down: LinearArgs {
+                    residual: Residual::InOut,
+                    ..LinearArgs::new(&gated, &layer.down, &hidden)
+                },
+            }
+        };
+        let plan = steps(0);
         let rotate = FusedQkv {
             heads: c.heads,
             kv_heads: c.kv_heads,
             start,
         };
-        let attention = Attention::new(Mask::Causal);
+        let rotate = rotate.plan(caps, self.rope.rope(), &plan.rotate.layouts())?;
+        let (k, v) = self.cache.layer(0).first(end)?;
+        let attention = AttentionArgs::new(&q_heads, &k, &v, &out_heads);
+        let attention = Attention::new(Mask::Causal).plan(caps, attention.layouts())?;
+        let first = linear.plan(caps, &plan.qkv.layouts())?;
+        let output = linear.plan(caps, &plan.output.layouts())?;
+        let gate_up = gated_linear.plan(caps, &plan.gate_up.layouts())?;
+        let down = linear.plan(caps, &plan.down.layouts())?;
 
         embedding::gather(pass, &model.embedding, ids, &hidden)?;
         for (i, layer) in model.layers.iter().enumerate() {
+            let step = steps(i);
+            if !fused {
+                self.normalise(pass, &hidden, &normed, &layer.attention_norm)?;
+            }
+            step.qkv.launch(pass, &first)?;
+            step.rotate.launch(pass, &self.rope, &rotate)?;
             let cached = self.cache.layer(i);
-            let x = self.normalise(pass, &hidden, &normed, &layer.attention_norm)?;
-            linear.run(
-                pass,
-                LinearArgs {
-                    norm: x.norm,
-                    ..LinearArgs::new(x.tensor, &layer.qkv, &qkv)
-                },
-            )?;
-            let turn = FusedQkvArgs {
-                qkv: &qkv,
-                q_out: RopeOut::Into(&q_rows),
-                k_cache: cached.keys(),
-                v_cache: cached.values(),
-            };
-            rotate.run(pass, &self.rope, turn)?;
-            let (k, v) = cached.first(end)?;
-            attention.run(pass, AttentionArgs::new(&q_heads, &k, &v, &out_heads))?;
-            let add = LinearArgs::new(&attended, &layer.output, &hidden);
-            linear.run(
-                pass,
-                LinearArgs {
-                    residual: Residual::InOut,
-                    ..add
-                },
-            )?;
-            let x = self.normalise(pass, &hidden, &normed, &layer.mlp_norm)?;
-            let up = GatedLinearArgs {
-                x: x.tensor,
-                weight: &layer.gate_up,
-                norm: x.norm,
-                out: &gated,
-            };
-            gated_linear.run(pass, up)?;
-            let add = LinearArgs::new(&gated, &layer.down, &hidden);
-            linear.run(
-                pass,
-                LinearArgs {
-                    residual: Residual::InOut,
-                    ..add
-                },
-            )?;
+            let over = AttentionArgs::new(&q_heads, cached.keys(), cached.values(), &out_heads);
+            attention.launch(pass, over)?;
+            step.output.launch(pass, &output)?;
+            if !fused {
+                self.normalise(pass, &hidden, &normed, &layer.mlp_norm)?;
+            }
+            step.gate_up.launch(pass, &gate_up)?;
+            step.down.launch(pass, &down)?;
         }
         if let Some((which, logits)) = logits {
             let rows = match which {
                 Logits::Last => n - 1..n,
                 Logits::All => 0..n,
             };
-            let (hidden, normed) = (hidden.rows(rows.clone())?, normed.rows(rows)?);
-            let x = self.normalise(pass, &hidden, &normed, &model.norm)?;
-            linear.run(
-                pass,
-                LinearArgs {
-                    norm: x.norm,
-                    ..LinearArgs::new(x.tensor, &model.head, logits)
-                },
-            )?;
+            let (hidden, normed) = (hidden.rows(rows.clone())?, normed.rows(rows.clone())?);
+            let mut args = LinearArgs::new(&hidden, &model.head, logits);
+            if fuses_norm(caps, rows.len()) {
+                args.norm = Some((&model.norm, eps));
+            } else {
+                self.normalise(pass, &hidden, &normed, &model.norm)?;
+                args.x = &normed;
+            }
+            linear.run(pass, args)?;
         }
         Ok(())
     }
 
-    /// RMSNorm before a product: fused into it for few rows, a dispatch of its own for many.
-    fn normalise<'a>(
+    /// RMSNorm in a dispatch of its own: for many rows; for few it is fused into the product after it.
+    fn normalise(
         &self,
         pass: &mut Pass<'_>,
-        hidden: &'a Tensor,
-        normed: &'a Tensor,
-        weight: &'a Tensor,
-    ) -> Result<Input<'a>> {
-        let eps = self.model.config().norm_eps;
-        if fuses_norm(pass.capabilities(), hidden.shape()[0]) {
-            return Ok(Input {
-                tensor: hidden,
-                norm: Some((weight, eps)),
-            });
-        }
+        hidden: &Tensor,
+        normed: &Tensor,
+        weight: &Tensor,
+    ) -> Result<()> {
         let residual = norm::Residual::None;
         let args = NormArgs {
             x: hidden,
@@ -513,12 +532,17 @@ impl Session {
             bias: None,
             y: normed,
         };
-        Norm::rms(eps).run(pass, args)?;
-        Ok(Input {
-            tensor: normed,
-            norm: None,
-        })
+        Norm::rms(self.model.config().norm_eps).run(pass, args)
     }
+}
+
+/// The products of a layer.
+struct Steps<'a> {
+    qkv: LinearArgs<'a, Tensor>,
+    rotate: FusedQkvArgs<&'a Tensor>,
+    output: LinearArgs<'a, Tensor>,
+    gate_up: GatedLinearArgs<'a, Tensor>,
+    down: LinearArgs<'a, Tensor>,
 }
 
 /// The input of a product, and the norm still to be applied to it.

@@ -40,11 +40,29 @@ impl<'a, R: Real> Matrix<'a, R> {
     }
 }
 
-/// A[m, k] B[k, n] in row-major order, each element summed in the order of k.
-pub fn matmul<R: Real>(a: Matrix<'_, R>, b: Matrix<'_, R>, [m, n, k]: [usize; 3]) -> Vec<R> {
+/// In which order a sum is taken: naive arithmetic has no preference, and its rounding depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// First term first.
+    Forward,
+    /// Last term first.
+    Backward,
+}
+
+/// A[m, k] B[k, n] in row-major order, each element summed along k in this order.
+pub fn matmul<R: Real>(
+    a: Matrix<'_, R>,
+    b: Matrix<'_, R>,
+    [m, n, k]: [usize; 3],
+    order: Order,
+) -> Vec<R> {
     let element = |i: usize| {
         let (row, col) = (i / n, i % n);
-        (0..k).fold(R::zero(), |sum, l| sum + a.at(row, l) * b.at(l, col))
+        let add = |sum: R, l: usize| sum + a.at(row, l) * b.at(l, col);
+        match order {
+            Order::Forward => (0..k).fold(R::zero(), add),
+            Order::Backward => (0..k).rev().fold(R::zero(), add),
+        }
     };
     (0..m * n).map(element).collect()
 }
@@ -98,9 +116,9 @@ mod tests {
         let (m, n, k) = (3, 4, 5);
         let (a, b) = (ramp(m * k, 0.7), ramp(k * n, 1.3));
         let (am, bm) = (Matrix::rows(&a, k), Matrix::rows(&b, n));
-        let ab = matmul(am, bm, [m, n, k]);
+        let ab = matmul(am, bm, [m, n, k], Order::Forward);
         // (A B)^T = B^T A^T.
-        let turned = matmul(bm.transposed(), am.transposed(), [n, m, k]);
+        let turned = matmul(bm.transposed(), am.transposed(), [n, m, k], Order::Forward);
         for i in 0..m {
             for j in 0..n {
                 assert!((ab[i * n + j] - turned[j * m + i]).abs() < 1e-15);
@@ -109,7 +127,10 @@ mod tests {
         // A I = A.
         let mut identity = vec![0.0; k * k];
         (0..k).for_each(|i| identity[i * k + i] = 1.0);
-        assert_eq!(matmul(am, Matrix::rows(&identity, k), [m, k, k]), a);
+        assert_eq!(
+            matmul(am, Matrix::rows(&identity, k), [m, k, k], Order::Backward),
+            a
+        );
         // Linear in alpha; bias and residual are added.
         let twice = finish(&ab, n, 2.0, None, Activation::None, Some(&ab));
         assert!(

@@ -1,4 +1,7 @@
 //! RMSNorm and LayerNorm.
+//!
+//! With a residual, `exact` normalises the sum itself and naive arithmetic the sum as it is stored: a kernel may do
+//! either.
 
 use super::Real;
 use crate::kernels::norm::NormKind;

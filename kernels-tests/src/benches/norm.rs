@@ -61,7 +61,7 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
 /// Every tuning.
 pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let each = problems(scale).into_iter().flat_map(|p| {
-        let tunings = RowTuning::candidates(caps, p.rows, p.cols).into_iter();
+        let tunings = RowTuning::candidates(caps, p.dtype, p.rows, p.cols).into_iter();
         tunings.map(move |t| (p, t))
     });
     each.map(|(p, tuning)| row(caps, p, Some(tuning))).collect()

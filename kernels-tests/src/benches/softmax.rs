@@ -26,7 +26,7 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
 /// Every tuning.
 pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let each = problems(scale).iter().flat_map(|&(dtype, shape)| {
-        let tunings = RowTuning::candidates(caps, shape[0], shape[1]).into_iter();
+        let tunings = RowTuning::candidates(caps, dtype, shape[0], shape[1]).into_iter();
         tunings.map(move |t| (dtype, shape, t))
     });
     each.map(|(dtype, shape, tuning)| row(caps, dtype, shape, Some(tuning)))

@@ -6,12 +6,12 @@ use flashwave::kernels::gemm::{Gating, Gemm, GemmArgs, GemmTuning, Prefetch, Res
 use flashwave::kernels::gemv::{Gemv, GemvTuning, Team};
 use flashwave::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
 use flashwave::reference::Real;
-use flashwave::reference::gemm::{Matrix, finish, gate, matmul, rms_normed};
+use flashwave::reference::gemm::{Matrix, Order, finish, gate, matmul, rms_normed};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Result, Tensor};
 
 use super::elementwise::slack as activation_slack;
 use crate::inputs::{Random, poisoned, round};
-use crate::tolerance::{Outcome, Ulps, check};
+use crate::tolerance::{self, Outcome, Ulps, check};
 use crate::{Case, Failure};
 
 /// Where a product's residual comes from.
@@ -125,7 +125,7 @@ impl Product {
     }
 
     /// The naive formula.
-    fn reference<R: Real>(&self, data: &Data) -> Vec<R> {
+    fn reference<R: Real>(&self, data: &Data, order: Order) -> Vec<R> {
         let of = |v: &[f32]| -> Vec<R> { v.iter().map(|&x| R::of(x.into())).collect() };
         let [m, n, k] = self.size;
         let [[a_rows, a_cols], [b_rows, b_cols]] = self.stored();
@@ -155,7 +155,7 @@ impl Product {
             if self.b == Transpose::Yes {
                 right = right.transposed();
             }
-            let product = matmul(left, right, [m, n * self.factor(), k]);
+            let product = matmul(left, right, [m, n * self.factor(), k], order);
             let added = residual.as_deref().map(|r| &r[z * m * n..(z + 1) * m * n]);
             let alpha = R::of(self.alpha.into());
             out.extend(match self.gating {
@@ -270,9 +270,12 @@ impl Product {
                 })?;
             }
         }
-        let exact: Vec<f64> = self.reference(&data);
-        let naive: Vec<f32> = self.reference::<f32>(&data);
-        let naive: Vec<f32> = naive.iter().map(|&v| round(v, self.types[2])).collect();
+        let exact: Vec<f64> = self.reference(&data, Order::Forward);
+        let naive = [Order::Forward, Order::Backward].map(|order| {
+            let naive = self.reference::<f32>(&data, order);
+            naive.into_iter().map(|v| round(v, self.types[2])).collect()
+        });
+        let naive = tolerance::farther(&exact, naive);
         check(&out.to_f32_vec()?, &exact, &naive, self.slack())
     }
 

@@ -2,7 +2,7 @@
 
 use flashwave::DType::{BF16, F16, F32};
 use flashwave::kernels::norm::{Norm, NormArgs, NormKind, Residual};
-use flashwave::kernels::rows::RowTuning;
+use flashwave::kernels::rows::{Access, RowTuning};
 use flashwave::reference::norm::normalise;
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
@@ -141,12 +141,18 @@ impl Setup {
         })?;
 
         let x_inner = self.inner(&x);
-        let h: Vec<f32> = match self.add {
-            Add::None => x_inner.clone(),
-            _ => x_inner
-                .iter()
-                .zip(&add)
+        let summed = self.add != Add::None;
+        // Naive arithmetic normalises the sum as it is stored, the oracle the sum itself.
+        let h: Vec<f32> = match summed {
+            false => x_inner.clone(),
+            true => (x_inner.iter().zip(&add))
                 .map(|(x, a)| round(x + a, sum_type))
+                .collect(),
+        };
+        let exact_h: Vec<f64> = match summed {
+            false => widen(&x_inner),
+            true => (x_inner.iter().zip(&add))
+                .map(|(&x, &a)| f64::from(x) + f64::from(a))
                 .collect(),
         };
         let mut outcome = Outcome::default();
@@ -162,8 +168,8 @@ impl Setup {
         let bias = biased.then_some(bias);
         let exact: Vec<f64> = {
             let (w, b) = (widen(&weight), bias.as_deref().map(widen));
-            let row = |h: &[f32]| normalise(kind, eps.into(), &widen(h), Some(&w), b.as_deref());
-            h.chunks(cols).flat_map(row).collect()
+            let row = |h: &[f64]| normalise(kind, eps.into(), h, Some(&w), b.as_deref());
+            exact_h.chunks(cols).flat_map(row).collect()
         };
         let row = |h: &[f32]| normalise(kind, eps, h, Some(&weight), bias.as_deref());
         let naive: Vec<f32> = h.chunks(cols).flat_map(row).map(|v| round(v, ty)).collect();
@@ -235,6 +241,7 @@ pub fn cases() -> Vec<Case> {
                 team: 64,
                 rows: 1,
                 unroll: 0,
+                access: Access::Four,
             });
             let setup = Setup {
                 add,
@@ -247,6 +254,7 @@ pub fn cases() -> Vec<Case> {
             team: 16,
             rows: 4,
             unroll: 0,
+            access: Access::Four,
         });
         push(
             group("read again"),
@@ -260,6 +268,7 @@ pub fn cases() -> Vec<Case> {
             team: 8,
             rows: 2,
             unroll: 8,
+            access: Access::Four,
         });
         push(
             group("few invocations"),
@@ -269,6 +278,26 @@ pub fn cases() -> Vec<Case> {
             },
             &[1e-6],
         );
+        // 16-byte accesses, ragged teams and rows; 8 invocations are a subgroup of lavapipe's, 32 four of them.
+        for (team, rows, unroll, add) in [
+            (8, 4, 16, Add::InPlace),
+            (32, 4, 8, Add::Into(F32)),
+            (64, 1, 2, Add::None),
+        ] {
+            let tuning = Some(RowTuning {
+                team,
+                rows,
+                unroll,
+                access: Access::Eight,
+            });
+            let setup = Setup {
+                add,
+                tuning,
+                margins: [8, 16],
+                ..Setup::new(kind, 7, 264, TYPES[1])
+            };
+            push(group("wide accesses"), setup, &[1e-6]);
+        }
         let shifted = Setup {
             input: Input::Shifted,
             ..Setup::new(kind, 5, 260, TYPES[0])
@@ -310,7 +339,7 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                         let norm = Norm { kind, eps: 1e-5 };
                         let mut found = vec![norm.plan(caps, &args)?];
                         if tx == F16 && residual == 0 {
-                            for tuning in RowTuning::candidates(caps, rows, cols) {
+                            for tuning in RowTuning::candidates(caps, tx, rows, cols) {
                                 found.push(norm.plan_with(caps, &args, tuning)?);
                             }
                         }

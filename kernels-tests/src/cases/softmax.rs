@@ -1,7 +1,7 @@
 //! Softmax and log-softmax: ggml's lengths, scales and masks, large values, masked rows, a very long row.
 
 use flashwave::DType::{BF16, F16, F32};
-use flashwave::kernels::rows::RowTuning;
+use flashwave::kernels::rows::{Access, RowTuning};
 use flashwave::kernels::softmax::{Softmax, SoftmaxKind};
 use flashwave::reference::Real;
 use flashwave::reference::softmax::softmax;
@@ -170,6 +170,7 @@ pub fn cases() -> Vec<Case> {
                 team,
                 rows,
                 unroll: 0,
+                access: Access::Four,
             })
         };
         let long = Setup::new(kind, 5, 1023, TYPES[1]);
@@ -190,6 +191,21 @@ pub fn cases() -> Vec<Case> {
                 ..short
             },
         );
+        // 16-byte accesses, ragged teams and rows; 8 invocations are a subgroup of lavapipe's, 32 four of them.
+        for (team, rows, unroll) in [(8, 4, 16), (32, 2, 4)] {
+            let tuning = Some(RowTuning {
+                team,
+                rows,
+                unroll,
+                access: Access::Eight,
+            });
+            let setup = Setup {
+                tuning,
+                mask_rows: Some(3),
+                ..Setup::new(kind, 6, 264, TYPES[1])
+            };
+            push("wide accesses", setup);
+        }
         push("long row", Setup::new(kind, 1, 200_001, TYPES[0]));
     }
     cases.push(Case::new(
@@ -230,7 +246,7 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                         op.plan(caps, &x, Some(&mask), &y)?,
                     ];
                     if tx == F16 {
-                        for tuning in RowTuning::candidates(caps, rows, cols) {
+                        for tuning in RowTuning::candidates(caps, tx, rows, cols) {
                             found.push(op.plan_with(caps, &x, None, &y, tuning)?);
                         }
                     }

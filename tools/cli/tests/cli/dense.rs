@@ -3,7 +3,7 @@
 use flashwave::DType::{BF16, F16, F32};
 use flashwave::kernels::elementwise::Activation;
 use flashwave::reference::Real;
-use flashwave::reference::gemm::{Matrix, finish, gate, matmul};
+use flashwave::reference::gemm::{Matrix, Order, finish, gate, matmul};
 use kernels_tests::inputs::{Random, round, widen};
 
 use crate::common::{Tensor, compare, fail, folder, run, save};
@@ -17,7 +17,7 @@ fn gemm_with_everything() {
         let batch = |i: usize| {
             let a = Matrix::rows(&a[i * M * K..(i + 1) * M * K], M).transposed();
             let b = Matrix::rows(b, K).transposed();
-            let product = matmul(a, b, [M, N, K]);
+            let product = matmul(a, b, [M, N, K], Order::Forward);
             let residual = &residual[i * M * N..(i + 1) * M * N];
             finish(
                 &product,
@@ -61,6 +61,7 @@ fn linear_layers() {
             Matrix::rows(x, k),
             Matrix::rows(w, k).transposed(),
             [m, n, k],
+            Order::Forward,
         )
     }
     let mut random = Random::new(2);

@@ -48,8 +48,7 @@ fn norms() {
             rows.flat_map(|row| normalise(kind, R::of(1e-3), row, Some(weight), Some(bias)))
                 .collect()
         }
-        // The sum is rounded before it is normalised.
-        let exact = all(kind, &widen(&sum), &widen(&weight), &widen(&bias));
+        let exact = all(kind, &exact_sum, &widen(&weight), &widen(&bias));
         compare(
             &out,
             "out",

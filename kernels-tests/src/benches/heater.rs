@@ -1,9 +1,9 @@
 //! Keeps a card's clocks up while benches prepare.
 //!
-//! A card that idles between rows (compiling, allocating) lowers its clocks, and a short burst of work is over
-//! before they rise again: on an H200 the same kernel then takes up to three times as long (seen 2026-11-24: `silu
-//! f32` 252 us in the first row of a sweep, 640 us in the 48th). So work goes to the device ahead of every timed
-//! pass, without a wait between the two.
+//! On an H200 the rows of a sweep became slower and slower without it (2026-11-24: `silu f32` 252 us in the first row, 640 us
+//! in the 48th), and stayed the same with it: a card that idles between rows (compiling, allocating) seems to lower what
+//! a short burst of work does not raise in time. Clocks were logged only with it. So work goes to the device ahead
+//! of every timed pass, without a wait between the two.
 
 use std::time::Duration;
 

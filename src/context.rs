@@ -396,10 +396,9 @@ impl Context {
         if let Some(kernel) = lock(&self.inner.kernels).get(recipe) {
             return Ok(kernel.clone());
         }
-        let started = web_time();
         let cache = self.inner.cache.as_ref().map(|(cache, _)| cache);
         let kernel = Arc::new(Kernel::compile(self, recipe, cache)?);
-        log::debug!("compiled {recipe} in {:?}", started.elapsed());
+        log::debug!("compiled {recipe}");
         lock(&self.inner.kernels).insert(recipe.clone(), kernel.clone());
         Ok(kernel)
     }
@@ -633,8 +632,3 @@ pub(crate) async fn mapped(ctx: &Context, answer: oneshot::Receiver<Mapped>) -> 
 
 /// What `map_async` answers.
 pub(crate) type Mapped = Result<(), wgpu::BufferAsyncError>;
-
-/// A clock that exists in browsers too would go here; natively it is the standard one.
-fn web_time() -> std::time::Instant {
-    std::time::Instant::now()
-}

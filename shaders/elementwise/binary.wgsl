@@ -1,9 +1,12 @@
 // y = a + b, a * b or F(a) * b (SwiGLU, GeGLU: arXiv 2002.05202), element by element.
 //
 // a, b, y: rows of `cols` adjacent elements, `stride` apart from `offset` on; without gaps all is one row.
-// A row is cut into groups of four elements, of eight where 16-bit types are aligned so (16-byte accesses: GELU on
-// f16 75% of read bandwidth with groups of four on an H200). One invocation handles UNROLL groups, a workgroup's groups lying
-// side by side so that every access of a subgroup is one contiguous run.
+// A row is cut into groups of four elements, of eight where the result has a 16-bit type and rows are aligned so. One
+// invocation handles UNROLL groups, a workgroup's groups lying side by side so that every access of a subgroup is one
+// contiguous run.
+//
+// Tried on an H200, shares of read bandwidth: groups of four for f16 results, GELU by erf 75% (of eight: 92%); groups of
+// eight for a cast of f16 to f32, 59% (of four: 92%).
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
 

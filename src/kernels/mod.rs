@@ -6,6 +6,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
 pub mod gemv;
+pub mod hyena;
 pub mod linear;
 pub mod norm;
 pub mod random;

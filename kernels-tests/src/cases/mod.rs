@@ -5,6 +5,7 @@ pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod hyena;
 pub mod norm;
 pub mod random;
 pub mod rope;
@@ -51,6 +52,11 @@ pub const FAMILIES: &[Family] = &[
         name: "gemm",
         cases: gemm::cases,
         launches: gemm::launches,
+    },
+    Family {
+        name: "hyena",
+        cases: hyena::cases,
+        launches: hyena::launches,
     },
     Family {
         name: "norm",

@@ -1,22 +1,24 @@
 //! Layouts as images.
 
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use flashwave::kernels::sparse::SparseLayout;
-use plotters::backend::BitMapBackend;
-use plotters::drawing::IntoDrawingArea;
-use plotters::element::Rectangle;
-use plotters::style::{Color, RGBColor, WHITE};
 
-/// Pixels of a head's side, about.
+/// Pixels of a head's side, at most.
 const SIDE: usize = 320;
 /// Between heads.
 const GAP: usize = 12;
+
+type Pixel = [u8; 3];
+/// Behind everything, and what causality hides.
+const WHITE: Pixel = [255; 3];
 /// Visible and not listed.
-const EMPTY: RGBColor = RGBColor(226, 228, 232);
+const EMPTY: Pixel = [226, 228, 232];
 /// Listed.
-const LISTED: RGBColor = RGBColor(20, 70, 140);
+const LISTED: Pixel = [20, 70, 140];
 
 /// Draws the heads side by side (those alike once) as a PNG: white what causality hides, grey what is visible, blue what
 /// is listed.
@@ -30,42 +32,40 @@ pub fn layout(layout: &SparseLayout, path: &Path) -> Result<()> {
             path.display()
         );
     }
-    let heads: Vec<usize> = layout.alike().into_iter().map(|run| run.start).collect();
-    let pictures: Vec<_> = heads.iter().map(|&h| layout.picture(h, SIDE)).collect();
+    let heads = layout.alike().into_iter().map(|run| run.start);
+    let pictures: Vec<_> = heads.map(|h| layout.picture(h, SIDE)).collect();
     let (down, across) = (pictures[0].len(), pictures[0][0].len());
-    let cell = (SIDE / down.max(across)).max(1);
-    let columns = (1..=heads.len())
-        .find(|n| n * n >= heads.len())
-        .unwrap_or(1);
-    let rows = heads.len().div_ceil(columns);
-    let place = |n: usize, cells: usize| (GAP + n * (cells * cell + GAP)) as i32;
-    let size = (place(columns, across) as u32, place(rows, down) as u32);
-    let failed = |e: &dyn std::fmt::Display| anyhow!("{}: {e}", path.display());
-    let area = BitMapBackend::new(path, size).into_drawing_area();
-    area.fill(&WHITE).map_err(|e| failed(&e))?;
-    for (head, picture) in pictures.iter().enumerate() {
-        let (left, top) = (place(head % columns, across), place(head / columns, down));
-        for (y, row) in picture.iter().enumerate() {
-            for (x, share) in row.iter().enumerate() {
-                let Some(share) = *share else { continue };
-                let at = (left + (x * cell) as i32, top + (y * cell) as i32);
-                let end = (at.0 + cell as i32 - 1, at.1 + cell as i32 - 1);
-                let style = blend(share).filled();
-                let pixel = Rectangle::new([at, end], style);
-                area.draw(&pixel).map_err(|e| failed(&e))?;
+    let cell = SIDE / down.max(across);
+    let columns = (1..).find(|n| n * n >= pictures.len()).unwrap_or(1);
+    let rows = pictures.len().div_ceil(columns);
+    let place = |n: usize, cells: usize| GAP + n * (cells * cell + GAP);
+    let (width, height) = (place(columns, across), place(rows, down));
+    let mut pixels = vec![WHITE; width * height];
+    for (n, picture) in pictures.iter().enumerate() {
+        let (left, top) = (place(n % columns, across), place(n / columns, down));
+        for y in 0..down * cell {
+            let row = &mut pixels[(top + y) * width + left..][..across * cell];
+            for (x, pixel) in row.iter_mut().enumerate() {
+                *pixel = picture[y / cell][x / cell].map_or(WHITE, blend);
             }
         }
     }
-    area.present().map_err(|e| failed(&e))
+    let named = || path.display().to_string();
+    let file = File::create(path).with_context(named)?;
+    let mut encoder = png::Encoder::new(BufWriter::new(file), width as u32, height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header().with_context(named)?;
+    writer
+        .write_image_data(pixels.as_flattened())
+        .with_context(named)?;
+    writer.finish().with_context(named)
 }
 
 /// From [`EMPTY`] to [`LISTED`]; a little is already seen to be something.
-fn blend(share: f64) -> RGBColor {
+fn blend(share: f64) -> Pixel {
     let t = share.sqrt();
-    let mix = |a: u8, b: u8| (f64::from(a) + (f64::from(b) - f64::from(a)) * t).round() as u8;
-    RGBColor(
-        mix(EMPTY.0, LISTED.0),
-        mix(EMPTY.1, LISTED.1),
-        mix(EMPTY.2, LISTED.2),
-    )
+    std::array::from_fn(|i| {
+        let (a, b) = (f64::from(EMPTY[i]), f64::from(LISTED[i]));
+        (a + (b - a) * t).round() as u8
+    })
 }

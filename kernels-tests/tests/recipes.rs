@@ -180,7 +180,7 @@ fn an_integrated_card() {
     let caps = Capabilities {
         class: DeviceClass::Integrated,
         subgroups: Some(SubgroupSizes { min: 8, max: 32 }),
-        immediate_bytes: 128,
+        immediate_bytes: 256,
         ..Capabilities::webgpu_default()
     };
     insta::assert_snapshot!(report(&caps).expect("plans"));
@@ -192,7 +192,7 @@ fn a_large_card() {
         class: DeviceClass::Discrete,
         subgroups: Some(SubgroupSizes { min: 32, max: 32 }),
         shader_f16: true,
-        immediate_bytes: 128,
+        immediate_bytes: 256,
         invocations: 1024,
         workgroup_bytes: 48 << 10,
         binding_bytes: 2 << 30,

@@ -47,7 +47,7 @@ ${ t.words(6, "mask", "u32") }
 ${ t.words(7, "lse", "f32", "read_write") }
 #endif
 ${ t.words(8, "partial", "vec4<f32>", "read_write") }
-${ attention.functions(BIAS, MASK, CAUSAL) }
+${ attention.functions(BIAS, MASK, SEEN) }
 ${ reduce.group_sum(REDUCE, WG, L) }
 
 // The queries; at the end the groups' results.
@@ -101,7 +101,7 @@ fn main(
     let row_${r} = min(first_row + ${r}u, rows - 1u);
     let query_${r} = row_${r} % p.q_len;
     let head_${r} = kv_head * p.group + row_${r} / p.q_len;
-    let limit_${r} = visible(query_${r});
+    let seen_${r} = seen_by(query_${r});
     var m_${r} = HIDDEN;
     var l_${r} = 0.0;
     #for j in range(JV)
@@ -143,7 +143,8 @@ fn main(
                 #endfor
             }
             #endfor
-            s = scores(group_sum(s, lane), batch, head_${r}, query_${r}, key, min(limit_${r}, end));
+            s = scores(group_sum(s, lane), batch, head_${r}, query_${r}, key,
+                Seen(seen_${r}.begin, min(seen_${r}.end, end)));
             let m = max(m_${r}, largest(s));
             let shrink = exp2(m_${r} - m);
             let w = weights(s, m);

@@ -1,4 +1,4 @@
-// out = softmax(scale q k' + bias, masked) v: causal or full grouped-query attention without the matrix of scores.
+// out = softmax(scale q k' + bias, masked) v: grouped-query attention without the matrix of scores.
 //
 // q [batch, heads, q_len, D], k [batch, heads / group, kv_len, D], v [.., kv_len, DV], out [batch, heads, q_len,
 // DV], each with strides of its own and adjacent elements in the last dimension; bias and mask broadcast by strides
@@ -9,8 +9,8 @@
 // tx * 4 .. + 4, and keeps the columns tx, tx + TX, .. (each four elements wide) of the same rows of the output in
 // registers, so that a row's maximum and sum stay with it. Q and K pass through workgroup memory DC columns at a
 // time, V by BV keys, the weights as a whole tile: with f32 and 256 channels that still is 16 KiB. Only the row maxima
-// are exchanged for each tile; sums are per invocation until the end. Tiles beyond the diagonal are not visited, and
-// the longest rows of tiles start first.
+// are exchanged for each tile; sums are per invocation until the end. Tiles that no row
+// sees are not visited, and the longest rows of tiles start first.
 //
 // Staged rows are permuted, (row % RQ) * TY + row / RQ, and their columns XORed, so that neighbouring invocations
 // read neighbouring 16 bytes and writes spread over the banks.
@@ -41,7 +41,7 @@ ${ t.words(6, "mask", "u32") }
 #if LSE == 1
 ${ t.words(7, "lse", "f32", "read_write") }
 #endif
-${ attention.functions(BIAS, MASK, CAUSAL) }
+${ attention.functions(BIAS, MASK, SEEN) }
 
 var<workgroup> stage: array<vec4<f32>, ${STAGE}>;
 var<workgroup> weight_tile: array<vec4<f32>, ${BQ * TX}>;
@@ -65,10 +65,11 @@ fn main(
     let row = first + ty * ${RQ}u;
     #for r in range(RQ)
     let row_${r} = min(row + ${r}u, last_row);
-    let limit_${r} = visible(row_${r});
+    let seen_${r} = seen_by(row_${r});
     #endfor
-    // The last row sees the most.
-    let end = visible(min(first + ${BQ - 1}u, last_row));
+    // No row sees keys before the first one's, nor after the last one's.
+    let begin = seen_by(first).begin;
+    let end = seen_by(min(first + ${BQ - 1}u, last_row)).end;
 
     #for h in range(RQ // 4)
     var m_${h} = vec4<f32>(HIDDEN);
@@ -80,7 +81,7 @@ fn main(
     #endfor
     #endfor
 
-    for (var k0 = 0u; k0 < end; k0 += ${BK}u) {
+    for (var k0 = next_tile(0u, begin, ${BK}u); k0 < end; k0 = next_tile(k0 + ${BK}u, begin, ${BK}u)) {
         // Scores of this tile.
         #for r in range(RQ)
         var s_${r} = vec4<f32>();
@@ -138,7 +139,7 @@ fn main(
             #endfor
         }
         #for r in range(RQ)
-        s_${r} = scores(s_${r}, batch, head, row_${r}, k0 + tx * 4u, limit_${r});
+        s_${r} = scores(s_${r}, batch, head, row_${r}, k0 + tx * 4u, seen_${r});
         #endfor
 
         // Maxima over the invocations of a row.

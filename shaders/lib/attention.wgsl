@@ -31,6 +31,12 @@ struct Params {
     mask_batch: u32,
     mask_head: u32,
     mask_row: u32,
+    // Which keys a query at position p sees, for the variant "band": p - left <= j < max(p + right + 1, prefix), and
+    // j < sinks of those before.
+    left: u32,
+    right: u32,
+    sinks: u32,
+    prefix: u32,
     // Bit 0: neighbouring keys have different biases (else one for all). Bit 1: the same of the mask.
     key_strides: u32,
     lse_offset: u32,
@@ -46,24 +52,45 @@ struct Params {
 }
 #endmacro
 
-#macro functions(bias, mask, causal)
+#macro functions(bias, mask, seen)
 const LOWEST: f32 = -3.0e38;
 const HIDDEN: f32 = -3.4e38;
 const SEEN: f32 = -3.2e38;
 const LOG2E: f32 = 1.4426950408889634;
 const LN2: f32 = 0.6931471805599453;
 
-// How many keys query `row` sees: the mask is aligned at the bottom right.
-fn visible(row: u32) -> u32 {
-    #if causal == "causal"
-    return min(u32(max(i32(row + 1u) + i32(p.kv_len) - i32(p.q_len), 0)), p.kv_len);
+// The keys that a query sees: begin <= key < end, and key < min(p.sinks, end) of those before.
+struct Seen {
+    begin: u32,
+    end: u32,
+}
+
+// Those of query `row`. Neither end moves back from a row to the next.
+fn seen_by(row: u32) -> Seen {
+    #if seen == "full"
+    return Seen(0u, p.kv_len);
     #else
-    return p.kv_len;
+    // The last query stands at the last key.
+    let at = i32(row) + i32(p.kv_len) - i32(p.q_len);
+    #if seen == "causal"
+    return Seen(0u, u32(clamp(at + 1, 0, i32(p.kv_len))));
+    #else
+    let end = max(clamp(at + i32(p.right) + 1, 0, i32(p.kv_len)), i32(min(p.prefix, p.kv_len)));
+    return Seen(u32(max(at - i32(p.left), 0)), u32(end));
+    #endif
     #endif
 }
 
+// A tile of keys from `key` on, or the next that rows which see keys from `begin` on have to visit.
+fn next_tile(key: u32, begin: u32, tile: u32) -> u32 {
+    #if seen == "band"
+    if key >= p.sinks { return max(key, begin / tile * tile); }
+    #endif
+    return key;
+}
+
 // The scores of four keys from `key` on out of their dot products.
-fn scores(dots: vec4<f32>, batch: u32, head: u32, row: u32, key: u32, limit: u32) -> vec4<f32> {
+fn scores(dots: vec4<f32>, batch: u32, head: u32, row: u32, key: u32, seen: Seen) -> vec4<f32> {
     let keys = vec4<u32>(key) + vec4<u32>(0u, 1u, 2u, 3u);
     let none = vec4<f32>(HIDDEN);
     var s = dots * p.scale;
@@ -84,7 +111,10 @@ fn scores(dots: vec4<f32>, batch: u32, head: u32, row: u32, key: u32, limit: u32
         + at * (p.key_strides >> 1u);
     s = select(s, none, vec4<bool>(masked(mask_at.x), masked(mask_at.y), masked(mask_at.z), masked(mask_at.w)));
     #endif
-    return select(s, none, keys >= vec4<u32>(limit));
+    #if seen == "band"
+    s = select(s, none, (keys < vec4<u32>(seen.begin)) & (keys >= vec4<u32>(p.sinks)));
+    #endif
+    return select(s, none, keys >= vec4<u32>(seen.end));
 }
 
 #if mask == 1

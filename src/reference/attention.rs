@@ -47,23 +47,24 @@ pub fn attention<R: Real>(
         ..
     } = problem;
     let group = heads / problem.kv_heads;
+    let band = problem.mask.band();
     let (mut out, mut lse) = (Vec::new(), Vec::new());
     for b in 0..problem.batch {
         for h in 0..heads {
             let kv = (b * problem.kv_heads + h / group) * kv_len;
             for i in 0..q_len {
                 let row = &q[((b * heads + h) * q_len + i) * head_dim..][..head_dim];
-                let visible = match problem.mask {
-                    Mask::Full => kv_len,
-                    Mask::Causal => (i + 1 + kv_len).saturating_sub(q_len).min(kv_len),
-                };
+                let position = (i + kv_len) as i64 - q_len as i64;
+                let visible = |j: &usize| band.sees(position, *j as i64);
                 let score = |j: usize| -> Option<R> {
                     let key = &k[(kv + j) * head_dim..][..head_dim];
                     let dot: R = row.iter().zip(key).map(|(&a, &b)| a * b).sum();
                     Some(dot * R::of(problem.scale.into()) + bias([b, h, i, j])?)
                 };
-                let scores: Vec<(usize, R)> =
-                    (0..visible).filter_map(|j| Some((j, score(j)?))).collect();
+                let scores: Vec<(usize, R)> = (0..kv_len)
+                    .filter(visible)
+                    .filter_map(|j| Some((j, score(j)?)))
+                    .collect();
                 let largest = scores.iter().fold(R::neg_infinity(), |m, s| m.max(s.1));
                 let mut values = vec![R::zero(); v_dim];
                 if largest == R::neg_infinity() {

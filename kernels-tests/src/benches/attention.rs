@@ -103,13 +103,13 @@ fn row(caps: &Capabilities, p: Problem, tuning: Option<Tuning>) -> Row {
         let work = format!("decode attention f16 h{heads}/{kv_heads} kv{keys} d{dim}");
         return Row::memory("attention", work, cache, prepare);
     }
-    let name = mask.name();
-    let work = format!("attention f16 b{batch} h{heads} l{keys} d{dim} {name}");
-    let seen = match mask {
-        Mask::Full => 1.0,
-        Mask::Causal => 0.5,
+    let work = format!("attention f16 b{batch} h{heads} l{keys} d{dim} {mask}");
+    // As the field counts: the diagonal's halves are half of a square.
+    let pairs = match mask {
+        Mask::Causal => (queries * keys) as f64 / 2.0,
+        _ => mask.band().pairs(queries, keys) as f64,
     };
-    let flops = 4.0 * seen * (batch * heads * queries) as f64 * (keys * dim) as f64;
+    let flops = 4.0 * pairs * (batch * heads * dim) as f64;
     let ceiling = match Probe::Cooperative.missing(caps) {
         None => Probe::Cooperative,
         Some(_) => Probe::F32,

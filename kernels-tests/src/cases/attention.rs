@@ -86,13 +86,7 @@ impl Setup {
         let [q, k, v, o] = self.types;
         let mut name = format!(
             "{} b{} h{}/{} {}x{} d{}",
-            p.mask.name(),
-            p.batch,
-            p.heads,
-            p.kv_heads,
-            p.q_len,
-            p.kv_len,
-            p.head_dim
+            p.mask, p.batch, p.heads, p.kv_heads, p.q_len, p.kv_len, p.head_dim
         );
         if p.v_dim != p.head_dim {
             name += &format!("/{}", p.v_dim);
@@ -367,6 +361,21 @@ fn setups() -> Vec<(&'static str, Setup)> {
     for pair in pairs {
         add("lengths causal", Setup::new(Mask::Causal, [1, 1], pair, 16));
         add("lengths full", Setup::new(Mask::Full, [1, 1], pair, 16));
+    }
+    // Masks that hide keys on both sides: windows narrower and wider than tiles, sinks within and over a tile.
+    let window = |left, right, sinks| Mask::Window { left, right, sinks };
+    let masks = [
+        window(20, 0, 0),
+        window(3, 5, 0),
+        window(64, 0, 4),
+        window(30, 0, 70),
+        Mask::Prefix(37),
+        Mask::Prefix(300),
+    ];
+    for mask in masks {
+        for pair in [[113, 203], [129, 129], [203, 113], [3, 239], [1, 147]] {
+            add("windows and prefixes", Setup::new(mask, [2, 1], pair, 16));
+        }
     }
     // Channels of a head, prefill and decode.
     for d in [8, 40, 59, 64, 80, 96, 111, 128, 192, 256] {

@@ -1,0 +1,224 @@
+//! Grouped-query attention without the matrix of scores: prefill over tiles, decode over splits of the keys.
+//!
+//! out = softmax(scale q k' + bias, masked) v for each head, with the scores kept on chip (FlashAttention-2, arXiv
+//! 2307.08691). Few queries take the decode kernel, which reads K and V once for all query heads that share them
+//! and spreads the keys over the device (flash-decoding), many the prefill kernel, which tiles both ways.
+
+mod decode;
+mod mask;
+mod prefill;
+mod problem;
+mod tuning;
+
+use std::fmt;
+
+use crate::capabilities::Capabilities;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::layout::Layout;
+use crate::recipe::Launch;
+use crate::recorder::Pass;
+use crate::tensor::Tensor;
+
+pub use mask::{Band, Mask};
+use problem::Problem;
+pub use tuning::{DecodeTuning, PrefillTuning, Tuning};
+
+/// Most channels of a head, of q and k as of v.
+pub const MAX_HEAD_DIM: usize = 256;
+
+/// Attention: out = softmax(scale q k' + bias, masked) v, head by head.
+///
+/// - `q` [batch, heads, q_len, head_dim], `k` [batch, kv_heads, kv_len, head_dim], `v` [batch, kv_heads, kv_len,
+///   v_dim], `out` [batch, heads, q_len, v_dim]: f32, f16 or bf16 each, any strides with adjacent elements in the
+///   last dimension (views of a fused projection, a narrowed cache, [batch, length, heads, dim] transposed); heads a
+///   multiple of kv_heads, of which consecutive ones share a key head; head_dim and v_dim at most [`MAX_HEAD_DIM`].
+/// - `bias`, added to the scaled scores: f32, f16 or bf16, broadcastable to [batch, heads, q_len, kv_len] (missing
+///   leading dimensions and dimensions of one repeat). Minus infinity hides a key.
+/// - `mask`, of the same form: i8 bytes, zero hides a key (safetensors' BOOL as it is).
+/// - `lse` [batch, heads, q_len], f32, contiguous: the natural logarithm of each row's sum of exponentials.
+///
+/// A row that sees no key gives zeros, and minus infinity for `lse`. All arithmetic is in f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    mask: Mask,
+    scale: Option<f32>,
+    tuning: Option<Tuning>,
+}
+
+/// The layouts of one call, to plan it without a GPU; see [`Attention`].
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionLayouts<'a> {
+    /// Queries.
+    pub q: &'a Layout,
+    /// Keys.
+    pub k: &'a Layout,
+    /// Values.
+    pub v: &'a Layout,
+    /// Added to the scaled scores.
+    pub bias: Option<&'a Layout>,
+    /// Zero hides a key.
+    pub mask: Option<&'a Layout>,
+    /// The result.
+    pub out: &'a Layout,
+    /// Logarithms of the rows' sums.
+    pub lse: Option<&'a Layout>,
+}
+
+/// The tensors of one call; see [`Attention`].
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionArgs<'a> {
+    /// Queries.
+    pub q: &'a Tensor,
+    /// Keys.
+    pub k: &'a Tensor,
+    /// Values.
+    pub v: &'a Tensor,
+    /// Added to the scaled scores.
+    pub bias: Option<&'a Tensor>,
+    /// Zero hides a key.
+    pub mask: Option<&'a Tensor>,
+    /// The result.
+    pub out: &'a Tensor,
+    /// Logarithms of the rows' sums.
+    pub lse: Option<&'a Tensor>,
+}
+
+impl<'a> AttentionArgs<'a> {
+    /// Without bias, mask and logarithms.
+    pub fn new(q: &'a Tensor, k: &'a Tensor, v: &'a Tensor, out: &'a Tensor) -> Self {
+        Self {
+            q,
+            k,
+            v,
+            bias: None,
+            mask: None,
+            out,
+            lse: None,
+        }
+    }
+
+    /// Their layouts, to plan with.
+    pub fn layouts(&self) -> AttentionLayouts<'a> {
+        AttentionLayouts {
+            q: self.q.layout(),
+            k: self.k.layout(),
+            v: self.v.layout(),
+            bias: self.bias.map(Tensor::layout),
+            mask: self.mask.map(Tensor::layout),
+            out: self.out.layout(),
+            lse: self.lse.map(Tensor::layout),
+        }
+    }
+}
+
+/// The dispatches of one call. The recipes do not depend on the number of keys: a growing cache compiles nothing.
+#[derive(Clone, Debug)]
+pub struct AttentionPlan {
+    main: Launch,
+    combine: Option<Launch>,
+    /// Elements of the intermediate result; zero for prefill.
+    partial: usize,
+}
+
+impl AttentionPlan {
+    /// The dispatches in order: one, or two where keys are split.
+    pub fn launches(&self) -> impl Iterator<Item = &Launch> {
+        std::iter::once(&self.main).chain(&self.combine)
+    }
+
+    /// Records the dispatches over tensors of the layouts that were planned for: the hot loop's form, for models
+    /// that plan once a step and launch for every layer.
+    pub fn launch(&self, pass: &mut Pass<'_>, args: AttentionArgs<'_>) -> Result<()> {
+        let partial = match self.partial {
+            0 => None,
+            n => Some(pass.scratch(SCRATCH_SLOT, DType::F32, [n])?),
+        };
+        let mut tensors =
+            arrayvec::ArrayVec::<&Tensor, 8>::from_iter([args.q, args.k, args.v, args.out]);
+        tensors.extend(args.bias);
+        tensors.extend(args.mask);
+        tensors.extend(args.lse);
+        tensors.extend(&partial);
+        pass.launch(&self.main, &tensors)?;
+        if let (Some(combine), Some(partial)) = (&self.combine, &partial) {
+            tensors.clear();
+            tensors.extend([partial, args.out]);
+            tensors.extend(args.lse);
+            pass.launch(combine, &tensors)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for AttentionPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.main.recipe)?;
+        match &self.combine {
+            Some(combine) => write!(f, " + {}", combine.recipe),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The slot of scratch memory for what one operator's dispatches hand on to its next: never read after it.
+const SCRATCH_SLOT: usize = 0;
+
+impl Attention {
+    /// Attention with this mask, scaled by 1 / sqrt(head_dim).
+    pub fn new(mask: Mask) -> Self {
+        Self {
+            mask,
+            scale: None,
+            tuning: None,
+        }
+    }
+
+    /// With the dot products multiplied by `scale`, which must be finite.
+    pub fn scale(mut self, scale: f32) -> Self {
+        self.scale = Some(scale);
+        self
+    }
+
+    /// With sizes of one's own.
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = Some(tuning);
+        self
+    }
+
+    /// Plans the dispatches.
+    pub fn plan(
+        &self,
+        caps: &Capabilities,
+        layouts: AttentionLayouts<'_>,
+    ) -> Result<AttentionPlan> {
+        let problem = Problem::new(self, &layouts)?;
+        let tuning = self
+            .tuning
+            .unwrap_or_else(|| Tuning::new(caps, problem.head_dim, problem.v_dim));
+        if problem.q_len <= tuning.decode_queries {
+            problem.decode(caps, &tuning.decode)
+        } else {
+            problem.prefill(caps, &tuning.prefill)
+        }
+    }
+
+    /// Records the dispatches.
+    pub fn run(&self, pass: &mut Pass<'_>, args: AttentionArgs<'_>) -> Result<()> {
+        self.plan(pass.capabilities(), args.layouts())?
+            .launch(pass, args)
+    }
+
+    /// Attention over `q`, `k` and `v` as a new tensor of q's type.
+    pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let shape = match (q.shape(), v.shape()) {
+            (&[batch, heads, q_len, _], &[.., v_dim]) => [batch, heads, q_len, v_dim],
+            // Planning says what is wrong.
+            _ => [1; 4],
+        };
+        let out = Tensor::empty(q.context(), q.dtype(), shape)?;
+        let args = AttentionArgs::new(q, k, v, &out);
+        q.context().record(|pass| self.run(pass, args))?;
+        Ok(out)
+    }
+}

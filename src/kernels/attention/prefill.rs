@@ -1,0 +1,34 @@
+//! Plans the prefill kernel: many queries, tiled both ways.
+
+use super::problem::{Problem, multiple_of};
+use super::{AttentionLayouts, AttentionPlan, PrefillTuning};
+use crate::capabilities::Capabilities;
+use crate::error::Result;
+use crate::recipe::Launch;
+
+impl Problem<'_> {
+    pub(super) fn prefill(
+        &self,
+        caps: &Capabilities,
+        tuning: &PrefillTuning,
+    ) -> Result<AttentionPlan> {
+        tuning.check(caps, self.v_dim)?;
+        let AttentionLayouts { q, k, v, out, .. } = self.layouts;
+        let wide = [q, k, v, out].iter().all(|l| multiple_of(l, 4));
+        let recipe = self
+            .recipe("attention/prefill")
+            .with("VEC", if wide { 4 } else { 1 })
+            .with("TX", tuning.key_threads)
+            .with("TY", tuning.query_threads)
+            .with("RQ", tuning.rows)
+            .with("DC", tuning.depth)
+            .with("BV", tuning.value_keys);
+        let queries = (tuning.query_threads * tuning.rows) as usize;
+        let grid = [self.q_len.div_ceil(queries), self.heads, self.batch];
+        Ok(AttentionPlan {
+            main: Launch::new(caps, recipe, grid, &self.params(0, 1))?,
+            combine: None,
+            partial: 0,
+        })
+    }
+}

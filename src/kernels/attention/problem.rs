@@ -1,0 +1,263 @@
+//! A call to attention, checked: its sizes, its masks by their strides, and the parameters that the shaders take.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Attention, AttentionLayouts, Band, MAX_HEAD_DIM, Mask};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+use crate::recipe::Recipe;
+
+/// Mirrors the shaders' `Params`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct Params {
+    q: Strides,
+    k: Strides,
+    v: Strides,
+    out: Strides,
+    bias: Strides,
+    mask: Strides,
+    band: Band,
+    key_strides: u32,
+    lse_offset: u32,
+    scale: f32,
+    group: u32,
+    q_len: u32,
+    kv_len: u32,
+    split_keys: u32,
+    splits: u32,
+}
+
+/// Offset and strides of batch, head and row.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+pub(super) struct Strides {
+    offset: u32,
+    batch: u32,
+    head: u32,
+    row: u32,
+}
+
+/// A checked call.
+pub(super) struct Problem<'a> {
+    pub(super) layouts: &'a AttentionLayouts<'a>,
+    pub(super) batch: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) q_len: usize,
+    pub(super) kv_len: usize,
+    pub(super) head_dim: usize,
+    pub(super) v_dim: usize,
+    mask_kind: Mask,
+    /// The scale times log2 e.
+    scale: f32,
+    bias: Option<Broadcast>,
+    mask: Option<Broadcast>,
+}
+
+/// A bias or mask by its strides.
+struct Broadcast {
+    strides: Strides,
+    /// Neighbouring keys have elements of their own.
+    by_key: bool,
+}
+
+impl<'a> Problem<'a> {
+    pub(super) fn new(operator: &Attention, layouts: &'a AttentionLayouts<'a>) -> Result<Self> {
+        let &AttentionLayouts { q, k, v, out, .. } = layouts;
+        let [batch, heads, q_len, head_dim] = four("q", q)?;
+        let [_, kv_heads, kv_len, _] = four("k", k)?;
+        let [.., v_dim] = four("v", v)?;
+        four("out", out)?;
+        for (name, dim) in [("q", head_dim), ("v", v_dim)] {
+            if dim > MAX_HEAD_DIM {
+                return Err(Error::argument(
+                    name,
+                    format!("{dim} channels a head"),
+                    format!("at most {MAX_HEAD_DIM}"),
+                ));
+            }
+        }
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(Error::argument(
+                "k",
+                format!("{kv_heads} heads"),
+                format!("a divisor of q's {heads} heads"),
+            ));
+        }
+        // Positions are signed in the shaders.
+        for (name, len) in [("q", q_len), ("k", kv_len)] {
+            if len > 1 << 30 {
+                return Err(Error::argument(
+                    name,
+                    format!("length {len}"),
+                    "at most 2^30",
+                ));
+            }
+        }
+        k.require_shape("k", &[batch, kv_heads, kv_len, head_dim])?;
+        v.require_shape("v", &[batch, kv_heads, kv_len, v_dim])?;
+        out.require_shape("out", &[batch, heads, q_len, v_dim])?;
+        if let Some(lse) = layouts.lse {
+            lse.require_dtype("lse", DType::F32)?;
+            lse.require_shape("lse", &[batch, heads, q_len])?;
+            if !lse.is_contiguous() {
+                return Err(Error::argument("lse", format!("{lse:?}"), "contiguous"));
+            }
+        }
+        let scale = match operator.scale {
+            Some(scale) => f64::from(scale),
+            None => 1.0 / (head_dim as f64).sqrt(),
+        };
+        let scale = (scale * std::f64::consts::LOG2_E) as f32;
+        if !scale.is_finite() {
+            return Err(Error::argument(
+                "scale",
+                format!("{:?}", operator.scale),
+                "a finite number",
+            ));
+        }
+        let full = [batch, heads, q_len, kv_len];
+        let bias = match layouts.bias {
+            Some(bias) => {
+                bias.require_float("bias")?;
+                Some(broadcast("bias", bias, full)?)
+            }
+            None => None,
+        };
+        let mask = match layouts.mask {
+            Some(mask) => {
+                mask.require_dtype("mask", DType::I8)?;
+                Some(broadcast("mask", mask, full)?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            layouts,
+            batch,
+            heads,
+            kv_heads,
+            q_len,
+            kv_len,
+            head_dim,
+            v_dim,
+            mask_kind: operator.mask,
+            scale,
+            bias,
+            mask,
+        })
+    }
+
+    pub(super) fn params(&self, split_keys: usize, splits: usize) -> Params {
+        let AttentionLayouts { q, k, v, out, .. } = self.layouts;
+        let [q, k, v, out] = [q, k, v, out].map(|l| strides(l));
+        let of = |b: &Option<Broadcast>| b.as_ref().map_or(Strides::default(), |b| b.strides);
+        let by_key = |b: &Option<Broadcast>| b.as_ref().is_some_and(|b| b.by_key) as u32;
+        Params {
+            q,
+            k,
+            v,
+            out,
+            bias: of(&self.bias),
+            mask: of(&self.mask),
+            band: self.mask_kind.band(),
+            key_strides: by_key(&self.bias) | by_key(&self.mask) << 1,
+            lse_offset: self.layouts.lse.map_or(0, |l| l.offset() as u32),
+            scale: self.scale,
+            group: (self.heads / self.kv_heads) as u32,
+            q_len: self.q_len as u32,
+            kv_len: self.kv_len as u32,
+            split_keys: split_keys as u32,
+            splits: splits as u32,
+        }
+    }
+
+    pub(super) fn recipe(&self, shader: &'static str) -> Recipe {
+        let AttentionLayouts { q, k, v, out, .. } = self.layouts;
+        Recipe::new(shader)
+            .with("Q", q.dtype())
+            .with("K", k.dtype())
+            .with("V", v.dtype())
+            .with("O", out.dtype())
+            .with("D", self.head_dim as u32)
+            .with("DV", self.v_dim as u32)
+            .with("SEEN", self.mask_kind.variant())
+            .with(
+                "BIAS",
+                self.layouts.bias.map_or("none", |b| b.dtype().name()),
+            )
+            .with("MASK", u32::from(self.mask.is_some()))
+            .with("LSE", u32::from(self.layouts.lse.is_some()))
+    }
+}
+
+fn four(name: &str, layout: &Layout) -> Result<[usize; 4]> {
+    layout.require_float(name)?;
+    let (&[a, b, c, d], &[.., stride]) = (layout.shape(), layout.strides()) else {
+        return Err(Error::argument(
+            name,
+            format!("{layout:?}"),
+            "[batch, heads, length, channels]",
+        ));
+    };
+    if d > 1 && stride != 1 {
+        return Err(Error::argument(
+            name,
+            format!("{layout:?}"),
+            "adjacent elements in the last dimension",
+        ));
+    }
+    Ok([a, b, c, d])
+}
+
+/// Whether every row starts at, and holds, a multiple of `n` elements.
+pub(super) fn multiple_of(layout: &Layout, n: usize) -> bool {
+    let (shape, strides) = (layout.shape(), layout.strides());
+    layout.offset().is_multiple_of(n)
+        && shape[3].is_multiple_of(n)
+        && (0..3).all(|d| shape[d] == 1 || strides[d].is_multiple_of(n))
+}
+
+fn strides(layout: &Layout) -> Strides {
+    let s = layout.strides();
+    Strides {
+        offset: layout.offset() as u32,
+        batch: s[0] as u32,
+        head: s[1] as u32,
+        row: s[2] as u32,
+    }
+}
+
+fn broadcast(name: &str, layout: &Layout, full: [usize; 4]) -> Result<Broadcast> {
+    let unfit = || {
+        Error::argument(
+            name,
+            format!("{layout:?}"),
+            format!("broadcastable to {full:?}, adjacent elements in the last dimension"),
+        )
+    };
+    let missing = full.len().checked_sub(layout.rank()).ok_or_else(unfit)?;
+    let mut found = [0; 4];
+    for (d, (&size, &stride)) in layout.shape().iter().zip(layout.strides()).enumerate() {
+        if size != 1 && size != full[missing + d] {
+            return Err(unfit());
+        }
+        if size > 1 {
+            found[missing + d] = stride as u32;
+        }
+    }
+    let [batch, head, row, key] = found;
+    if key > 1 {
+        return Err(unfit());
+    }
+    Ok(Broadcast {
+        strides: Strides {
+            offset: layout.offset() as u32,
+            batch,
+            head,
+            row,
+        },
+        by_key: key == 1,
+    })
+}

@@ -1,7 +1,7 @@
 //! The kernels of the Hyena operator (arXiv 2302.10866): a token ([`Step`]), a prompt up to its long convolution
 //! ([`Prompt`]), and a block of a convolution, directly ([`BlockConv`]).
 //!
-//! Decoding is a relaxed convolution: what a token's output needs of the tokens in its own block of [`BLOCK`] is summed
+//! Decoding is a relaxed convolution: what a token's output needs of the tokens in its own block ([`Relaxed::block`]) is summed
 //! when it comes ([`Step`]); after every block, the last 2^q inputs, 2^q being the largest power of two that divides the
 //! number of tokens since the prompt, are pushed at once into the 2^q outputs after them. Every pair of an input and a
 //! later output meets exactly once, and the work is that of O(log n) convolutions of doubling sizes instead of a sum over
@@ -18,8 +18,34 @@ use crate::recipe::{Launch, Recipe};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
-/// Tokens of a block of the relaxed convolution.
-pub const BLOCK: usize = 64;
+/// How a relaxed convolution is cut: one row of a tuning table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relaxed {
+    /// Tokens of a block, whose contributions to one another are summed token by token: a power of two. As large as the
+    /// text, every token's sum is over the whole text, and nothing is ever pushed.
+    pub block: usize,
+    /// Largest block that is pushed directly ([`BlockConv`]); larger ones by FFT.
+    pub direct: usize,
+}
+
+impl Default for Relaxed {
+    fn default() -> Self {
+        Self {
+            block: 64,
+            direct: 512,
+        }
+    }
+}
+
+impl Relaxed {
+    /// Errors unless the block is a power of two.
+    pub fn check(&self) -> Result<()> {
+        if self.block.is_power_of_two() {
+            return Ok(());
+        }
+        Err(Error::argument("block", self.block, "a power of two"))
+    }
+}
 
 /// Invocations of a workgroup.
 const WORKGROUP: u32 = 256;

@@ -14,4 +14,5 @@ pub mod rope;
 pub mod rows;
 pub mod select;
 pub mod softmax;
+pub mod spacetime;
 pub mod sparse;

@@ -10,6 +10,7 @@ mod hyena;
 mod llama;
 mod random;
 mod sampling;
+mod spacetime;
 mod weights;
 
 pub use any::Model;
@@ -19,4 +20,5 @@ pub use generate::{Decode, Generation, Then};
 pub use hyena::{Hyena, HyenaSession};
 pub use llama::{Llama, LlamaOptions, Logits, Session};
 pub use sampling::{Sampler, Sampling};
+pub use spacetime::SpaceTime;
 pub use weights::Progress;

@@ -16,6 +16,7 @@ pub mod random;
 pub mod rope;
 pub mod select;
 pub mod softmax;
+pub mod spacetime;
 
 use half::{bf16, f16};
 use num_traits::Float;

@@ -11,6 +11,7 @@ pub mod random;
 pub mod rope;
 pub mod select;
 pub mod softmax;
+pub mod spacetime;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -82,6 +83,11 @@ pub const FAMILIES: &[Family] = &[
         name: "softmax",
         cases: softmax::cases,
         launches: softmax::launches,
+    },
+    Family {
+        name: "spacetime",
+        cases: spacetime::cases,
+        launches: spacetime::launches,
     },
 ];
 

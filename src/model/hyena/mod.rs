@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::kernels::hyena::Relaxed;
 use crate::loader::Weights;
 use crate::model::HyenaConfig;
 use crate::model::generate::Generation;
@@ -174,7 +175,12 @@ impl Hyena {
     ///
     /// Errors if `capacity` is zero, over the model's positions, or too large for the device.
     pub fn session(&self, capacity: usize) -> Result<HyenaSession> {
-        HyenaSession::new(self.clone(), capacity)
+        self.session_with(capacity, Relaxed::default())
+    }
+
+    /// As [`session`](Self::session), with a cut of the relaxed convolution of the caller's.
+    pub fn session_with(&self, capacity: usize, relaxed: Relaxed) -> Result<HyenaSession> {
+        HyenaSession::new(self.clone(), capacity, relaxed)
     }
 
     /// Continues `prompt` in a session of its own, with room up to the model's longest context.

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernels::elementwise::{Activation, Binary, BinaryOp};
 use crate::kernels::embedding;
 use crate::kernels::gemm::{Gemm, GemmArgs, Residual, Transpose};
-use crate::kernels::hyena::{BLOCK, Prompt, PromptArgs, Short, Step, StepArgs};
+use crate::kernels::hyena::{Prompt, PromptArgs, Relaxed, Short, Step, StepArgs};
 use crate::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
 use crate::kernels::norm::{self, Norm, NormArgs};
 use crate::model::generate::{Decode, Generation, Then};
@@ -35,6 +35,7 @@ const GATED: GatedLinear = GatedLinear {
 pub struct HyenaSession {
     model: Hyena,
     filters: Arc<Filters>,
+    relaxed: Relaxed,
     layers: Vec<Kept>,
     capacity: usize,
     position: usize,
@@ -64,7 +65,8 @@ struct Work {
 }
 
 impl HyenaSession {
-    pub(super) fn new(model: Hyena, capacity: usize) -> Result<Self> {
+    pub(super) fn new(model: Hyena, capacity: usize, relaxed: Relaxed) -> Result<Self> {
+        relaxed.check()?;
         let c = model.config().clone();
         if capacity == 0 || capacity > c.max_positions {
             return Err(Error::argument(
@@ -97,6 +99,7 @@ impl HyenaSession {
         let mut session = Self {
             filters: model.filters(capacity)?,
             model,
+            relaxed,
             layers,
             capacity,
             position: 0,
@@ -282,7 +285,7 @@ impl HyenaSession {
         let eps = c.norm_eps;
         let step = Step {
             position: self.position,
-            block: (self.position - self.base) % BLOCK,
+            block: (self.position - self.base) % self.relaxed.block,
         };
         // All layers have the same layouts: each kernel is planned once and launched for every layer.
         let steps = |i: usize| {
@@ -343,11 +346,16 @@ impl HyenaSession {
         self.push(pass)
     }
 
+    /// Counts in the token whose pass [`forward`](Self::forward) recorded.
+    pub fn advance(&mut self) {
+        self.position += 1;
+    }
+
     /// After the token at the present position: pushes the blocks that it completes into the positions after it.
     fn push(&self, pass: &mut Pass<'_>) -> Result<()> {
         let end = self.position + 1;
         let tokens = end - self.base;
-        if !tokens.is_multiple_of(BLOCK) || end == self.capacity {
+        if !tokens.is_multiple_of(self.relaxed.block) || end == self.capacity {
             return Ok(());
         }
         let block = 1 << tokens.trailing_zeros();
@@ -423,7 +431,7 @@ impl Decode for HyenaSession {
                 self.forward(pass, &self.work.ids, Some(&self.work.logits))?;
                 then(pass, &self.work.logits)
             })?;
-            self.position += 1;
+            self.advance();
         }
         Ok(&self.work.logits)
     }

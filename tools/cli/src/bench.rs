@@ -13,6 +13,7 @@ use kernels_tests::benches::heater::Heater;
 use kernels_tests::benches::{BENCHES, Measurement, Row, Scale, measure, model};
 use serde::Serialize;
 
+use crate::decode_cost;
 use crate::device::{DeviceArgs, checks_name, heading};
 use crate::units::rate;
 
@@ -39,6 +40,9 @@ pub struct BenchArgs {
     /// Append the rows to this CSV file (benches/record/<device>/<date>.csv)
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// With the family hyena: time a text of its whole context token by token, and plot it into this SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 /// A timed row.
@@ -67,6 +71,9 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
     if !BENCHES.iter().any(|b| b.name.contains(filter)) {
         let names: Vec<&str> = BENCHES.iter().map(|b| b.name).collect();
         bail!("FAMILY: {filter}; allowed: {}", names.join(", "));
+    }
+    if args.plot.is_some() && filter != "hyena" {
+        bail!("--plot: for {filter:?}; allowed: with the family hyena");
     }
     let ctx = device.open()?;
     let caps = ctx.capabilities();
@@ -123,6 +130,9 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
     }
     if "model".contains(filter) && part.is_empty() && !args.sweep {
         host_cost(&mut out, &ctx, args.json)?;
+    }
+    if let Some(file) = &args.plot {
+        decode_cost::run(&mut out, &ctx, &ceilings, file)?;
     }
     if args.sweep {
         best(&mut out, &lines, args.json)?;

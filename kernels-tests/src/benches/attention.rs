@@ -131,15 +131,7 @@ fn prepare(ctx: &Context, p: Problem, op: Attention, count: usize) -> Result<Pre
         })
         .collect::<Result<_>>()?;
     let [q, k, v, out] = sets[0].each_ref().map(Tensor::layout);
-    let layouts = AttentionLayouts {
-        q,
-        k,
-        v,
-        bias: None,
-        mask: None,
-        out,
-        lse: None,
-    };
+    let layouts = AttentionLayouts::new(q, k, v, out);
     let plan = op.plan(ctx.capabilities(), layouts)?;
     Ok(Prepared::new(plan, move |pass, run| {
         let [q, k, v, out] = &sets[run % sets.len()];

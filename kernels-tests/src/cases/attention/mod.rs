@@ -1,6 +1,7 @@
 //! Attention: prefill and decode, every mask, head dimensions around the tiles, grouped heads, element types,
 //! strided layouts, bias, documents, softcap, ALiBi, sinks, rows that see nothing, split keys.
 
+mod long;
 mod setups;
 
 use flashwave::DType::{F16, F32, I8};
@@ -502,10 +503,13 @@ fn heads_first(values: &[f32], p: &Problem<'_>) -> Vec<f32> {
 
 /// The correctness matrix.
 pub fn cases() -> Vec<Case> {
-    setups::all()
-        .into_iter()
-        .map(|(group, setup)| setup.case(group))
-        .collect()
+    let mut cases = long::cases();
+    cases.extend(
+        setups::all()
+            .into_iter()
+            .map(|(group, setup)| setup.case(group)),
+    );
+    cases
 }
 
 /// The launches of the cases, and each tuning that a sweep would try.

@@ -15,7 +15,7 @@ mod weights;
 
 pub use any::Model;
 pub use cache::KvCache;
-pub use config::{FilterConfig, HyenaConfig, LlamaConfig, ModelConfig};
+pub use config::{FilterConfig, HyenaConfig, LayerAttention, LlamaConfig, ModelConfig};
 pub use generate::{Decode, Generation, Then};
 pub use hyena::{Hyena, HyenaSession};
 pub use llama::{Llama, LlamaOptions, Logits, Session};

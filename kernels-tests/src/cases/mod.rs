@@ -12,6 +12,7 @@ pub mod rope;
 pub mod select;
 pub mod softmax;
 pub mod spacetime;
+pub mod sparse_attention;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -88,6 +89,11 @@ pub const FAMILIES: &[Family] = &[
         name: "spacetime",
         cases: spacetime::cases,
         launches: spacetime::launches,
+    },
+    Family {
+        name: "sparse_attention",
+        cases: sparse_attention::cases,
+        launches: sparse_attention::launches,
     },
 ];
 

@@ -1,4 +1,4 @@
-//! `flashwave bench hyena --plot FILE`: what tokens of a Hyena cost along a text, as a table and a plot.
+//! `flashwave bench hyena --plot FOLDER`: what tokens of a Hyena cost along a text, as a table and a plot.
 
 use std::io::Write;
 use std::path::Path;

@@ -26,7 +26,8 @@ pub struct Step {
 /// The twiddles of a radix that are kept: level l (from 1) of its butterflies and the rotation k of the level's base,
 /// below a quarter turn; the rest follow by swapping real and imaginary parts.
 pub fn stored(radix: usize) -> impl Iterator<Item = (usize, usize)> {
-    (1..=radix.ilog2() as usize).flat_map(|level| (0..(1 << level >> 2).max(1)).map(move |k| (level, k)))
+    (1..=radix.ilog2() as usize)
+        .flat_map(|level| (0..(1 << level >> 2).max(1)).map(move |k| (level, k)))
 }
 
 /// The steps of a transform of these radices (powers of two).
@@ -36,7 +37,13 @@ pub fn steps(radices: &[usize]) -> Vec<Step> {
         .iter()
         .map(|&radix| {
             stride /= radix;
-            let step = Step { radix, stride, high, forward: 0, inverse: 0 };
+            let step = Step {
+                radix,
+                stride,
+                high,
+                forward: 0,
+                inverse: 0,
+            };
             high *= radix;
             step
         })
@@ -52,12 +59,16 @@ pub fn steps(radices: &[usize]) -> Vec<Step> {
 
 /// Complex numbers in a forward table.
 pub fn forward_len(steps: &[Step]) -> usize {
-    steps.last().map_or(0, |s| s.forward + stored(s.radix).count() * s.high)
+    steps
+        .last()
+        .map_or(0, |s| s.forward + stored(s.radix).count() * s.high)
 }
 
 /// Complex numbers in an inverse table of spread 1.
 pub fn inverse_len(steps: &[Step]) -> usize {
-    steps.last().map_or(0, |s| s.inverse + stored(s.radix).count() * s.stride)
+    steps
+        .last()
+        .map_or(0, |s| s.inverse + stored(s.radix).count() * s.stride)
 }
 
 /// The digit-reversed number: `high` counts the digits before step `s` with the first the most significant, the result
@@ -87,7 +98,8 @@ pub fn forward_table(steps: &[Step], phase: f64) -> Vec<[f32; 2]> {
         for (level, k) in stored(step.radix) {
             let power = (step.radix >> level) as f64;
             table.extend((0..step.high).map(|high| {
-                let base = (reversed(steps, s, high) as f64 + phase) / (step.radix * step.high) as f64;
+                let base =
+                    (reversed(steps, s, high) as f64 + phase) / (step.radix * step.high) as f64;
                 cis(-(base * power + rotation(level, k)))
             }));
         }

@@ -139,8 +139,12 @@ fn add_functions(env: &mut Environment<'static>) {
         let (cos, sin) = radix::turn(numerator, denominator);
         format!("vec2<f32>({:?}, {:?})", cos as f32, sin as f32)
     });
-    env.add_function("cos_turn", |n: i64, d: i64| format!("{:?}", radix::turn(n, d).0 as f32));
-    env.add_function("sin_turn", |n: i64, d: i64| format!("{:?}", radix::turn(n, d).1 as f32));
+    env.add_function("cos_turn", |n: i64, d: i64| {
+        format!("{:?}", radix::turn(n, d).0 as f32)
+    });
+    env.add_function("sin_turn", |n: i64, d: i64| {
+        format!("{:?}", radix::turn(n, d).1 as f32)
+    });
     env.add_function("fft_radices", |radices: Vec<u32>| {
         let used: Vec<u32> = radices.into_iter().filter(|&r| r > 1).collect();
         if used.is_empty() { vec![1] } else { used }
@@ -179,19 +183,6 @@ fn environment() -> &'static Environment<'static> {
         if let Ok(syntax) = syntax {
             env.set_syntax(syntax);
         }
-        if let Some(root) = std::env::var_os("FLASHWAVE_SHADERS") { // DEVONLY
-            for folder in std::fs::read_dir(&root).unwrap() {
-                let folder = folder.unwrap();
-                for file in std::fs::read_dir(folder.path()).unwrap() {
-                    let file = file.unwrap();
-                    let name = format!("{}/{}", folder.file_name().to_string_lossy(), file.file_name().to_string_lossy());
-                    if let Err(error) = env.add_template_owned(name.clone(), std::fs::read_to_string(file.path()).unwrap()) {
-                        eprintln!("{name}: {error}");
-                    }
-                }
-            }
-            return env;
-        } // DEVONLY
         for folder in SHADERS.dirs() {
             for file in folder.files() {
                 let name = file.path().to_string_lossy().replace('\\', "/");

@@ -28,18 +28,28 @@ pub fn by_fft<R: Real>(boundary: Boundary, u: &[R], k: &[R]) -> Vec<R> {
         Boundary::Causal => (u.len() + k.len()).next_power_of_two(),
         Boundary::Circular => u.len(),
     };
-    let transform = |x: &[R]| {
+    by_fft_of(points, [u, &[]], k)
+}
+
+/// The same by transforms of `points` points, with a second sequence in the imaginary part; of the first alone.
+pub fn by_fft_of<R: Real>(points: usize, u: [&[R]; 2], k: &[R]) -> Vec<R> {
+    let transform = |x: [&[R]; 2]| {
         let mut padded = vec![[R::zero(); 2]; points];
-        for (p, &x) in padded.iter_mut().zip(x) {
-            p[0] = x;
+        for (part, x) in x.into_iter().enumerate() {
+            for (p, &x) in padded.iter_mut().zip(x) {
+                p[part] = x;
+            }
         }
         radix2(&padded, -1)
     };
-    let product: Vec<Complex<R>> = (transform(u).iter().zip(transform(k)))
+    let product: Vec<Complex<R>> = (transform(u).iter().zip(transform([k, &[]])))
         .map(|(&a, b)| times(a, b))
         .collect();
     let scale = R::of(1.0 / points as f64);
-    radix2(&product, 1)[..u.len()].iter().map(|y| y[0] * scale).collect()
+    radix2(&product, 1)[..u[0].len()]
+        .iter()
+        .map(|y| y[0] * scale)
+        .collect()
 }
 
 /// w * (conv(u * v, k) + d u v) of one row, with the convolution by `conv`.
@@ -74,8 +84,14 @@ mod tests {
             assert_eq!(convolve(boundary, &u, &k), [3.0, 5.0, 0.0, 0.0]);
         }
         let u = [1.0, 2.0, 3.0, 4.0];
-        assert_eq!(convolve(Boundary::Causal, &u, &[0.0, 1.0]), [0.0, 1.0, 2.0, 3.0]);
-        assert_eq!(convolve(Boundary::Circular, &u, &[0.0, 1.0]), [4.0, 1.0, 2.0, 3.0]);
+        assert_eq!(
+            convolve(Boundary::Causal, &u, &[0.0, 1.0]),
+            [0.0, 1.0, 2.0, 3.0]
+        );
+        assert_eq!(
+            convolve(Boundary::Circular, &u, &[0.0, 1.0]),
+            [4.0, 1.0, 2.0, 3.0]
+        );
     }
 
     #[test]
@@ -83,7 +99,10 @@ mod tests {
         let u: Vec<f64> = (0..32).map(|i| (f64::from(i) * 0.7).sin()).collect();
         let k: Vec<f64> = (0..19).map(|i| (f64::from(i) * 0.3).cos()).collect();
         for boundary in [Boundary::Causal, Boundary::Circular] {
-            for (a, b) in convolve(boundary, &u, &k).iter().zip(by_fft(boundary, &u, &k)) {
+            for (a, b) in convolve(boundary, &u, &k)
+                .iter()
+                .zip(by_fft(boundary, &u, &k))
+            {
                 assert!((a - b).abs() < 1e-12);
             }
         }

@@ -1,7 +1,7 @@
 //! Long convolutions: those of `torch_baseline.py`, and FlashFFTConv's published ones (batch 64, 768 channels, gated, f16).
 
 use flashwave::DType::{F16, F32};
-use flashwave::kernels::fftconv::{ConvArgs, FftConv, Filter, FusedTuning, Tuning};
+use flashwave::kernels::fftconv::{ConvArgs, FftConv, Filter, Tuning};
 use flashwave::{Capabilities, DType, Result, Tensor};
 
 use super::{Prepared, Row, Scale, random, sets};
@@ -24,8 +24,22 @@ struct Problem {
     parts: usize,
 }
 
-const fn problem(dtype: DType, gates: Gates, batch: usize, channels: usize, length: usize, parts: usize) -> Problem {
-    Problem { dtype, batch, channels, length, gates, parts }
+const fn problem(
+    dtype: DType,
+    gates: Gates,
+    batch: usize,
+    channels: usize,
+    length: usize,
+    parts: usize,
+) -> Problem {
+    Problem {
+        dtype,
+        batch,
+        channels,
+        length,
+        gates,
+        parts,
+    }
 }
 
 const FULL: [Problem; 13] = [
@@ -54,20 +68,30 @@ fn problems(scale: Scale) -> &'static [Problem] {
 
 /// The rows.
 pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
-    problems(scale).iter().map(|&p| row(caps, p, None)).collect()
+    problems(scale)
+        .iter()
+        .map(|&p| row(caps, p, None))
+        .collect()
 }
 
 /// Every tuning of the problems that one kernel does.
 pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let each = problems(scale).iter().flat_map(|&p| {
-        let tunings = FusedTuning::candidates(caps, p.length.next_power_of_two());
-        tunings.into_iter().map(move |t| (p, Tuning::Fused(t)))
+        let tunings = Tuning::candidates(caps, p.length.next_power_of_two());
+        tunings.into_iter().map(move |t| (p, t))
     });
     each.map(|(p, tuning)| row(caps, p, Some(tuning))).collect()
 }
 
 fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
-    let Problem { dtype, batch, channels, length, gates, parts } = problem;
+    let Problem {
+        dtype,
+        batch,
+        channels,
+        length,
+        gates,
+        parts,
+    } = problem;
     let (name, moved) = match gates {
         Gates::None => ("", 2),
         Gates::Both => ("gated ", 4),
@@ -78,7 +102,11 @@ fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
     let count = sets(caps, bytes);
     Row::memory("fftconv", work, bytes, move |ctx| {
         // Long sequences are split over channels, many over the batch.
-        let (batch, channels) = if batch >= parts { (batch / parts, channels) } else { (batch, channels / parts) };
+        let (batch, channels) = if batch >= parts {
+            (batch / parts, channels)
+        } else {
+            (batch, channels / parts)
+        };
         let shape = [batch, channels, length];
         let sets: Vec<[Tensor; 4]> = (0..count)
             .map(|i| {
@@ -86,7 +114,12 @@ fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
                 let y = Tensor::empty(ctx, dtype, shape)?;
                 Ok(match gates {
                     Gates::None => [u.clone(), u.clone(), u, y],
-                    Gates::Both => [u, random(ctx, dtype, shape, 3 * i + 1)?, random(ctx, dtype, shape, 3 * i + 2)?, y],
+                    Gates::Both => [
+                        u,
+                        random(ctx, dtype, shape, 3 * i + 1)?,
+                        random(ctx, dtype, shape, 3 * i + 2)?,
+                        y,
+                    ],
                 })
             })
             .collect::<Result<_>>()?;
@@ -97,11 +130,22 @@ fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
             Some(tuning) => conv.filter_with(&k, None, length, tuning)?,
         };
         let like = sets[0][0].layout();
-        let steps = filter.plan().convolution(ctx.capabilities(), &ConvArgs::new(like, like))?;
-        let label: Vec<String> = steps.iter().take(3).map(|s| s.launch.recipe.to_string()).collect();
+        let steps = filter
+            .plan()
+            .convolution(ctx.capabilities(), &ConvArgs::new(like, like))?;
+        let label: Vec<String> = steps
+            .iter()
+            .take(3)
+            .map(|s| s.launch.recipe.to_string())
+            .collect();
         Ok(Prepared::new(label.join("; "), move |pass, run| {
             let [u, v, w, y] = &sets[run % sets.len()];
-            let args = ConvArgs { u, gate_in: (gates == Gates::Both).then_some(v), gate_out: (gates == Gates::Both).then_some(w), y };
+            let args = ConvArgs {
+                u,
+                gate_in: (gates == Gates::Both).then_some(v),
+                gate_out: (gates == Gates::Both).then_some(w),
+                y,
+            };
             (0..parts).try_for_each(|_| filter.run(pass, &args))
         }))
     })

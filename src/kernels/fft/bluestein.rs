@@ -26,12 +26,25 @@ fn narrow(v: [f64; 2]) -> [f32; 2] {
 }
 
 /// Plans the transform.
-pub(super) fn transform(caps: &Capabilities, fft: &Fft, scale: f32, from: Sequences, to: Sequences) -> Result<Vec<Step>> {
+pub(super) fn transform(
+    caps: &Capabilities,
+    fft: &Fft,
+    scale: f32,
+    from: Sequences,
+    to: Sequences,
+) -> Result<Vec<Step>> {
     let n = from.points;
     let padded = (2 * n - 1).next_power_of_two();
     let split = Split::of(caps, padded, fft.most_points).ok_or_else(|| {
-        let allowed = format!("for this device, whose workgroup memory is {} bytes, factors up to 13", caps.workgroup_bytes);
-        Error::argument("x", format!("{n} points, a length with other prime factors"), allowed)
+        let allowed = format!(
+            "for this device, whose workgroup memory is {} bytes, factors up to 13",
+            caps.workgroup_bytes
+        );
+        Error::argument(
+            "x",
+            format!("{n} points, a length with other prime factors"),
+            allowed,
+        )
     })?;
     let sign = f64::from(fft.direction.sign());
     let direction = fft.direction.sign() as u32;
@@ -54,13 +67,61 @@ pub(super) fn transform(caps: &Capabilities, fft: &Fft, scale: f32, from: Sequen
     let first = Sequences::scratch(SLOTS[0], from.count(), padded);
     let second = Sequences::scratch(SLOTS[1], from.count(), padded);
     if 8 * (from.count() * padded) as u64 > caps.binding_bytes.min(caps.buffer_bytes) {
-        let allowed = format!("{} bytes when padded, this device's limit for one storage binding: split them", caps.binding_bytes);
-        return Err(Error::argument("x", format!("{} sequences of {n}", from.count()), allowed));
+        let allowed = format!(
+            "{} bytes when padded, this device's limit for one storage binding: split them",
+            caps.binding_bytes
+        );
+        return Err(Error::argument(
+            "x",
+            format!("{} sequences of {n}", from.count()),
+            allowed,
+        ));
     }
-    let mut steps = pointwise(caps, Kind::Chirp, from, first, padded, n, 1.0, Some(chirps.clone()))?;
-    steps.extend(plan::transform(caps, split.clone(), Direction::Forward, 1.0, first, second)?);
-    steps.extend(pointwise(caps, Kind::Product, second, first, padded, padded, 1.0 / padded as f32, Some(spectrum))?);
-    steps.extend(plan::transform(caps, split, Direction::Inverse, 1.0, first, second)?);
-    steps.extend(pointwise(caps, Kind::Product, second, to, n, n, scale, Some(chirps))?);
+    let mut steps = pointwise(
+        caps,
+        Kind::Chirp,
+        from,
+        first,
+        padded,
+        n,
+        1.0,
+        Some(chirps.clone()),
+    )?;
+    steps.extend(plan::transform(
+        caps,
+        split.clone(),
+        Direction::Forward,
+        1.0,
+        first,
+        second,
+    )?);
+    steps.extend(pointwise(
+        caps,
+        Kind::Product,
+        second,
+        first,
+        padded,
+        padded,
+        1.0 / padded as f32,
+        Some(spectrum),
+    )?);
+    steps.extend(plan::transform(
+        caps,
+        split,
+        Direction::Inverse,
+        1.0,
+        first,
+        second,
+    )?);
+    steps.extend(pointwise(
+        caps,
+        Kind::Product,
+        second,
+        to,
+        n,
+        n,
+        scale,
+        Some(chirps),
+    )?);
     Ok(steps)
 }

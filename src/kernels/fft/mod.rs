@@ -75,32 +75,54 @@ pub struct Fft {
 impl Fft {
     /// From points to frequencies, not scaled.
     pub const fn forward() -> Self {
-        Self { direction: Direction::Forward, normalization: Normalization::None, most_points: 0 }
+        Self {
+            direction: Direction::Forward,
+            normalization: Normalization::None,
+            most_points: 0,
+        }
     }
 
     /// From frequencies to points, scaled by 1 / N.
     pub const fn inverse() -> Self {
-        Self { direction: Direction::Inverse, normalization: Normalization::ByLength, most_points: 0 }
+        Self {
+            direction: Direction::Inverse,
+            normalization: Normalization::ByLength,
+            most_points: 0,
+        }
     }
 
     /// With another scale.
     pub const fn normalization(self, normalization: Normalization) -> Self {
-        Self { normalization, ..self }
+        Self {
+            normalization,
+            ..self
+        }
     }
 
     /// Plans the dispatches of a transform from x to y, both [.., n, 2].
     ///
     /// Errors for a length of more than [`MAX_LENGTH`], shapes that differ, or views that are not pairs of adjacent elements.
     pub fn plan(&self, caps: &Capabilities, x: &Layout, y: &Layout) -> Result<Vec<Launch>> {
-        Ok(self.steps(caps, x, y)?.into_iter().map(|s| s.launch).collect())
+        Ok(self
+            .steps(caps, x, y)?
+            .into_iter()
+            .map(|s| s.launch)
+            .collect())
     }
 
     fn steps(&self, caps: &Capabilities, x: &Layout, y: &Layout) -> Result<Vec<plan::Step>> {
         y.require_shape("y", x.shape())?;
-        let [from, to] = plan::Sequences::alike(plan::Sequences::complex("x", x)?, plan::Sequences::complex("y", y)?)?;
+        let [from, to] = plan::Sequences::alike(
+            plan::Sequences::complex("x", x)?,
+            plan::Sequences::complex("y", y)?,
+        )?;
         let n = from.points;
         if n > MAX_LENGTH {
-            return Err(Error::argument("x", format!("{n} points"), format!("at most {MAX_LENGTH}")));
+            return Err(Error::argument(
+                "x",
+                format!("{n} points"),
+                format!("at most {MAX_LENGTH}"),
+            ));
         }
         let scale = self.normalization.scale(n);
         match plan::Split::of(caps, n, self.most_points) {

@@ -64,7 +64,9 @@ impl Sequences {
         let mut merged: Vec<(usize, usize)> = Vec::new();
         for d in (0..dim).filter(|&d| shape[d] > 1) {
             match merged.last_mut() {
-                Some(last) if last.1 == shape[d] * strides[d] => *last = (last.0 * shape[d], strides[d]),
+                Some(last) if last.1 == shape[d] * strides[d] => {
+                    *last = (last.0 * shape[d], strides[d])
+                }
                 _ => merged.push((shape[d], strides[d])),
             }
         }
@@ -72,7 +74,13 @@ impl Sequences {
             [] => ((1, 0), (1, 0)),
             [only] => (only, (1, 0)),
             [outer, inner] => (outer, inner),
-            _ => return Err(Error::argument(name, format!("{layout:?}"), "at most two distances between sequences")),
+            _ => {
+                return Err(Error::argument(
+                    name,
+                    format!("{layout:?}"),
+                    "at most two distances between sequences",
+                ));
+            }
         };
         Ok(Self {
             buffer: Memory::Operand,
@@ -118,7 +126,10 @@ impl Sequences {
         if a.inner == b.inner && a.outer == b.outer {
             return Ok([a, b]);
         }
-        let was = format!("{} by {} sequences, {} by {}", a.outer, a.inner, b.outer, b.inner);
+        let was = format!(
+            "{} by {} sequences, {} by {}",
+            a.outer, a.inner, b.outer, b.inner
+        );
         Err(Error::argument("x and y", was, "sequences spaced alike"))
     }
 
@@ -162,11 +173,14 @@ impl Split {
         }
         // The factor closest to the root, for even work; rows are longer than columns.
         let root = (n as f64).sqrt() as usize + 1;
-        (1..=root).rev().filter(|a| n.is_multiple_of(*a)).find_map(|a| {
-            let b = n / a;
-            (a <= most && b <= most).then_some(())?;
-            Some(Self::Two(radices(a)?, radices(b)?))
-        })
+        (1..=root)
+            .rev()
+            .filter(|a| n.is_multiple_of(*a))
+            .find_map(|a| {
+                let b = n / a;
+                (a <= most && b <= most).then_some(())?;
+                Some(Self::Two(radices(a)?, radices(b)?))
+            })
     }
 }
 
@@ -227,8 +241,16 @@ impl Distances {
 
 /// Whether neighbouring invocations have neighbouring points of one sequence or the same point of neighbouring sequences.
 fn neighbours(s: &Sequences) -> &'static str {
-    let sequences = if s.inner > 1 { s.inner_stride } else { s.outer_stride };
-    if s.count() > 1 && sequences < s.point_stride { "sides" } else { "points" }
+    let sequences = if s.inner > 1 {
+        s.inner_stride
+    } else {
+        s.outer_stride
+    };
+    if s.count() > 1 && sequences < s.point_stride {
+        "sides"
+    } else {
+        "points"
+    }
 }
 
 /// Plans a transform of `from` to `to`, which have the same sequences.
@@ -241,13 +263,29 @@ pub(super) fn transform(
     to: Sequences,
 ) -> Result<Vec<Step>> {
     match split {
-        Split::One(radices) => Ok(vec![pass(caps, &radices, direction, scale, [from, to], None)?]),
+        Split::One(radices) => Ok(vec![pass(
+            caps,
+            &radices,
+            direction,
+            scale,
+            [from, to],
+            None,
+        )?]),
         Split::Two(columns, rows) => {
             let (a, b): (usize, usize) = (columns.iter().product(), rows.iter().product());
             let between = Sequences::scratch(BETWEEN, from.count(), a * b);
-            if between.count() as u64 * (8 * a * b) as u64 > caps.binding_bytes.min(caps.buffer_bytes) {
-                let allowed = format!("sequences of at most {} bytes in all as f32, this device's limit for one storage binding: split them", caps.binding_bytes);
-                return Err(Error::argument("x", format!("{} sequences of {}", from.count(), a * b), allowed));
+            if between.count() as u64 * (8 * a * b) as u64
+                > caps.binding_bytes.min(caps.buffer_bytes)
+            {
+                let allowed = format!(
+                    "sequences of at most {} bytes in all as f32, this device's limit for one storage binding: split them",
+                    caps.binding_bytes
+                );
+                return Err(Error::argument(
+                    "x",
+                    format!("{} sequences of {}", from.count(), a * b),
+                    allowed,
+                ));
             }
             // One outer dimension: operands with two of them go one by one.
             let mut steps = Vec::new();
@@ -263,16 +301,37 @@ pub(super) fn transform(
                     false => s,
                 };
                 let (from, to) = (one(from), one(to));
-                let matrix = |s: Sequences, inner: usize, inner_stride: usize, points: usize, point_stride: usize| Sequences {
+                let matrix = |s: Sequences,
+                              inner: usize,
+                              inner_stride: usize,
+                              points: usize,
+                              point_stride: usize| Sequences {
                     inner,
                     inner_stride: inner_stride * s.point_stride,
                     points,
                     point_stride: point_stride * s.point_stride,
                     ..s
                 };
-                let between = Sequences { outer: from.outer, ..between };
-                steps.push(pass(caps, &columns, direction, 1.0, [matrix(from, b, 1, a, b), matrix(between, b, 1, a, b)], Some(b))?);
-                steps.push(pass(caps, &rows, direction, scale, [matrix(between, a, b, b, 1), matrix(to, a, 1, b, a)], None)?);
+                let between = Sequences {
+                    outer: from.outer,
+                    ..between
+                };
+                steps.push(pass(
+                    caps,
+                    &columns,
+                    direction,
+                    1.0,
+                    [matrix(from, b, 1, a, b), matrix(between, b, 1, a, b)],
+                    Some(b),
+                )?);
+                steps.push(pass(
+                    caps,
+                    &rows,
+                    direction,
+                    scale,
+                    [matrix(between, a, b, b, 1), matrix(to, a, 1, b, a)],
+                    None,
+                )?);
             }
             Ok(steps)
         }
@@ -297,7 +356,10 @@ fn pass(
     let side = (wanted.min(fits / n).max(1)).min(from.count());
     let side = 1 << side.ilog2();
     let least = radices.iter().max().copied().unwrap_or(1);
-    let workgroup = (side * n / least).next_power_of_two().clamp(32, 256).min(caps.invocations as usize);
+    let workgroup = (side * n / least)
+        .next_power_of_two()
+        .clamp(32, 256)
+        .min(caps.invocations as usize);
     let at = |i: usize| radices.get(i).copied().unwrap_or(1) as u32;
     let table_len = table_len(radices);
     let recipe = Recipe::new("fft/transform")
@@ -329,12 +391,17 @@ fn pass(
     };
     let sign = f64::from(direction.sign());
     let kept = radices.clone();
-    let key = [3, direction.sign() as u32, spread.unwrap_or(0) as u32].into_iter().chain(radices.iter().map(|&r| r as u32));
+    let key = [3, direction.sign() as u32, spread.unwrap_or(0) as u32]
+        .into_iter()
+        .chain(radices.iter().map(|&r| r as u32));
     Ok(Step {
         launch: Launch::new(caps, recipe, linear_grid(caps, workgroups), &params)?,
         from: from.buffer,
         to: to.buffer,
-        table: Some(Table { key: key.collect(), make: Rc::new(move || table(&kept, sign, spread)) }),
+        table: Some(Table {
+            key: key.collect(),
+            make: Rc::new(move || table(&kept, sign, spread)),
+        }),
     })
 }
 
@@ -394,7 +461,11 @@ pub(super) fn record(pass: &mut Pass<'_>, steps: &[Step], x: &Tensor, y: &Tensor
             Memory::Scratch(slot, elements) => pass.scratch(slot, F32, [elements]),
         };
         let (from, to) = (memory(pass, step.from, x)?, memory(pass, step.to, y)?);
-        let table = step.table.as_ref().map(|t| uploaded(pass.context(), t)).transpose()?;
+        let table = step
+            .table
+            .as_ref()
+            .map(|t| uploaded(pass.context(), t))
+            .transpose()?;
         let mut tensors = ArrayVec::<&Tensor, 3>::new();
         tensors.push(&from);
         tensors.extend(table.as_ref());

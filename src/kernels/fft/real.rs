@@ -66,7 +66,10 @@ impl Kind {
 }
 
 /// Plans `cols` results for every sequence: a dispatch for each outer dimension where there are two.
-#[expect(clippy::too_many_arguments, reason = "what the kernel's parameters are")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what the kernel's parameters are"
+)]
 pub(super) fn pointwise(
     caps: &Capabilities,
     kind: Kind,
@@ -78,10 +81,18 @@ pub(super) fn pointwise(
     table: Option<Table>,
 ) -> Result<Vec<Step>> {
     let [from, to] = Sequences::alike(from, to)?;
-    let (parts, rows) = if from.inner > 1 { (from.outer, from.inner) } else { (1, from.outer) };
+    let (parts, rows) = if from.inner > 1 {
+        (from.outer, from.inner)
+    } else {
+        (1, from.outer)
+    };
     let place = |s: &Sequences, part: usize| Distances {
         offset: (s.offset + part * s.outer_stride) as u32,
-        row: if s.inner > 1 { s.inner_stride } else { s.outer_stride } as u32,
+        row: if s.inner > 1 {
+            s.inner_stride
+        } else {
+            s.outer_stride
+        } as u32,
         point: s.point_stride as u32,
     };
     (0..parts)
@@ -122,35 +133,56 @@ pub struct RealFft {
 impl RealFft {
     /// From points to frequencies, not scaled.
     pub const fn forward() -> Self {
-        Self { direction: Direction::Forward, normalization: Normalization::None }
+        Self {
+            direction: Direction::Forward,
+            normalization: Normalization::None,
+        }
     }
 
     /// From frequencies to points, scaled by 1 / n.
     pub const fn inverse() -> Self {
-        Self { direction: Direction::Inverse, normalization: Normalization::ByLength }
+        Self {
+            direction: Direction::Inverse,
+            normalization: Normalization::ByLength,
+        }
     }
 
     /// With another scale.
     pub const fn normalization(self, normalization: Normalization) -> Self {
-        Self { normalization, ..self }
+        Self {
+            normalization,
+            ..self
+        }
     }
 
     /// Plans the dispatches between points [.., n] and frequencies [.., n / 2 + 1, 2].
     ///
     /// Errors for a length of more than [`MAX_LENGTH`], or shapes that do not belong together.
     pub fn plan(&self, caps: &Capabilities, x: &Layout, y: &Layout) -> Result<Vec<Launch>> {
-        Ok(self.steps(caps, x, y)?.into_iter().map(|s| s.launch).collect())
+        Ok(self
+            .steps(caps, x, y)?
+            .into_iter()
+            .map(|s| s.launch)
+            .collect())
     }
 
     fn steps(&self, caps: &Capabilities, x: &Layout, y: &Layout) -> Result<Vec<Step>> {
         let forward = self.direction == Direction::Forward;
-        let ((name, points), (other, frequencies)) = if forward { (("x", x), ("y", y)) } else { (("y", y), ("x", x)) };
+        let ((name, points), (other, frequencies)) = if forward {
+            (("x", x), ("y", y))
+        } else {
+            (("y", y), ("x", x))
+        };
         points.require_float(name)?;
         let Some((&n, leading)) = points.shape().split_last() else {
             return Err(Error::argument(name, format!("{points:?}"), "[.., n]"));
         };
         if n > MAX_LENGTH {
-            return Err(Error::argument(name, format!("{n} points"), format!("at most {MAX_LENGTH}")));
+            return Err(Error::argument(
+                name,
+                format!("{n} points"),
+                format!("at most {MAX_LENGTH}"),
+            ));
         }
         let h = n / 2;
         let expected: Vec<usize> = leading.iter().copied().chain([h + 1, 2]).collect();
@@ -159,31 +191,54 @@ impl RealFft {
         let complex = Sequences::complex(other, frequencies)?;
         let [real, complex] = Sequences::alike(real, complex)?;
         let strides = [real.offset, real.outer_stride, real.inner_stride];
-        let pairs = n % 2 == 0 && real.point_stride == 1 && strides.iter().all(|s| s.is_multiple_of(2));
+        let pairs =
+            n % 2 == 0 && real.point_stride == 1 && strides.iter().all(|s| s.is_multiple_of(2));
         let scale = self.normalization.scale(n);
         let transform = |points: usize, scale: f32, from: Sequences, to: Sequences| {
-            let fft = Fft { direction: self.direction, normalization: Normalization::None, most_points: 0 };
+            let fft = Fft {
+                direction: self.direction,
+                normalization: Normalization::None,
+                most_points: 0,
+            };
             let [from, to] = Sequences::alike(from, to)?;
             match plan::Split::of(caps, points, 0) {
                 Some(split) => plan::transform(caps, split, self.direction, scale, from, to),
                 None => bluestein::transform(caps, &fft, scale, from, to),
             }
         };
-        let [first, second] = SLOTS.map(|slot| Sequences::scratch(slot, real.count(), if pairs { h } else { n }));
-        let halves = Sequences { points: h, point_stride: 2, ..real };
+        let [first, second] =
+            SLOTS.map(|slot| Sequences::scratch(slot, real.count(), if pairs { h } else { n }));
+        let halves = Sequences {
+            points: h,
+            point_stride: 2,
+            ..real
+        };
         let turns = Table {
             key: vec![6, n as u32],
             make: Rc::new(move || {
                 let turn = |k: usize| (-TAU * k as f64 / n as f64).sin_cos();
-                (0..=h).map(turn).map(|(sin, cos)| [cos as f32, sin as f32]).collect()
+                (0..=h)
+                    .map(turn)
+                    .map(|(sin, cos)| [cos as f32, sin as f32])
+                    .collect()
             }),
         };
-        let point = |kind, from, to, cols, limit, scale, table| pointwise(caps, kind, from, to, cols, limit, scale, table);
+        let point = |kind, from, to, cols, limit, scale, table| {
+            pointwise(caps, kind, from, to, cols, limit, scale, table)
+        };
         let mut steps = Vec::new();
         match (forward, pairs) {
             (true, true) => {
                 steps.extend(transform(h, 1.0, halves, first)?);
-                steps.extend(point(Kind::Split, first, complex, h + 1, h, scale, Some(turns))?);
+                steps.extend(point(
+                    Kind::Split,
+                    first,
+                    complex,
+                    h + 1,
+                    h,
+                    scale,
+                    Some(turns),
+                )?);
             }
             (true, false) => {
                 steps.extend(point(Kind::Widen, real, first, n, n, 1.0, None)?);

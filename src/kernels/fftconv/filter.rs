@@ -1,7 +1,7 @@
 //! A planned filter and its runs.
 
-use super::operands::{Direction, Framing, Operands};
 use super::long::{Part, RowKind};
+use super::operands::{Direction, Framing, Operands};
 use super::{Boundary, ConvArgs, FftConv, FusedTuning, LongTuning, Tuning, fused, long};
 use crate::capabilities::Capabilities;
 use crate::dtype::DType;
@@ -62,7 +62,13 @@ enum StepKind {
 impl FilterPlan {
     /// Plans a filter of such a layout, [channels, taps], for sequences of `length`; the planner chooses a tuning
     /// that the caller leaves open.
-    pub fn new(caps: &Capabilities, conv: FftConv, k: &Layout, length: usize, tuning: Option<Tuning>) -> Result<Self> {
+    pub fn new(
+        caps: &Capabilities,
+        conv: FftConv,
+        k: &Layout,
+        length: usize,
+        tuning: Option<Tuning>,
+    ) -> Result<Self> {
         k.require_float("k")?;
         if k.rank() != 2 {
             return Err(Error::argument("k", format!("{k:?}"), "[channels, taps]"));
@@ -73,17 +79,26 @@ impl FilterPlan {
             return Err(Error::argument("length", length, "at least 1"));
         }
         if taps > length {
-            return Err(Error::argument("k", format!("{taps} taps"), format!("at most the length, {length}")));
+            return Err(Error::argument(
+                "k",
+                format!("{taps} taps"),
+                format!("at most the length, {length}"),
+            ));
         }
         let boundary = conv.boundary;
         if boundary == Boundary::Circular && !(length.is_power_of_two() && length >= 2) {
-            return Err(Error::argument("length", length, "a power of two from 2 on, for a circular convolution"));
+            return Err(Error::argument(
+                "length",
+                length,
+                "a power of two from 2 on, for a circular convolution",
+            ));
         }
         let tuning = match tuning {
             Some(tuning) => tuning.check(caps)?,
             None => {
                 let points = choose_points(caps, boundary, taps, length);
-                Tuning::default_for(caps, points).ok_or_else(|| Error::argument("length", length, "at most 2^24"))?
+                Tuning::default_for(caps, points)
+                    .ok_or_else(|| Error::argument("length", length, "at most 2^24"))?
             }
         };
         let points = tuning.points();
@@ -91,29 +106,59 @@ impl FilterPlan {
             Boundary::Circular if points == length => Framing::Circular,
             Boundary::Causal if points >= length => Framing::Causal,
             // Accesses stay aligned.
-            Boundary::Causal if points >= taps => Framing::Window { reach: (taps - 1).next_multiple_of(4) },
+            Boundary::Causal if points >= taps => Framing::Window {
+                reach: (taps - 1).next_multiple_of(4),
+            },
             _ => {
-                let allowed = "the length of a circular convolution, at least the taps of a causal one";
-                return Err(Error::argument("tuning", format!("{points} points"), allowed));
+                let allowed =
+                    "the length of a circular convolution, at least the taps of a causal one";
+                return Err(Error::argument(
+                    "tuning",
+                    format!("{points} points"),
+                    allowed,
+                ));
             }
         };
         if matches!(framing, Framing::Window { .. }) && points < 8 {
-            return Err(Error::argument("tuning", format!("{points} points"), "at least 8 for windows"));
+            return Err(Error::argument(
+                "tuning",
+                format!("{points} points"),
+                "at least 8 for windows",
+            ));
         }
-        let plan = Self { boundary, channels, taps, length, framing, tuning };
+        let plan = Self {
+            boundary,
+            channels,
+            taps,
+            length,
+            framing,
+            tuning,
+        };
         if plan.block(caps) == 0 {
-            let allowed = format!("at most {} bytes, this device's limit for one storage binding", caps.binding_bytes);
-            return Err(Error::argument("length", format!("{} bytes of spectrum a channel", 8 * points), allowed));
+            let allowed = format!(
+                "at most {} bytes, this device's limit for one storage binding",
+                caps.binding_bytes
+            );
+            return Err(Error::argument(
+                "length",
+                format!("{} bytes of spectrum a channel", 8 * points),
+                allowed,
+            ));
         }
         Ok(plan)
     }
 
     /// Channels whose spectrum fits in one binding.
     fn block(&self, caps: &Capabilities) -> usize {
-        let limit = caps.binding_bytes.min(caps.buffer_bytes).min(u64::from(u32::MAX));
+        let limit = caps
+            .binding_bytes
+            .min(caps.buffer_bytes)
+            .min(u64::from(u32::MAX));
         match self.tuning {
             // One kernel reads all channels: in parts, a run would be in parts as well.
-            Tuning::Fused(_) | Tuning::Long(_) => ((limit / (8 * self.tuning.points() as u64)) as usize).min(self.channels),
+            Tuning::Fused(_) | Tuning::Long(_) => {
+                ((limit / (8 * self.tuning.points() as u64)) as usize).min(self.channels)
+            }
         }
     }
 
@@ -123,7 +168,12 @@ impl FilterPlan {
     }
 
     /// Plans the dispatches that compute the spectrum.
-    pub fn spectrum(&self, caps: &Capabilities, k: &Layout, d: Option<&Layout>) -> Result<Vec<Step>> {
+    pub fn spectrum(
+        &self,
+        caps: &Capabilities,
+        k: &Layout,
+        d: Option<&Layout>,
+    ) -> Result<Vec<Step>> {
         k.require_float("k")?;
         k.require_shape("k", &[self.channels, self.taps])?;
         if let Some(d) = d {
@@ -133,16 +183,33 @@ impl FilterPlan {
         match &self.tuning {
             Tuning::Fused(tuning) => {
                 let launch = fused::spectrum(caps, tuning, self.framing, k, d)?;
-                Ok(vec![Step { launch, kind: StepKind::Spectrum }])
+                Ok(vec![Step {
+                    launch,
+                    kind: StepKind::Spectrum,
+                }])
             }
             Tuning::Long(tuning) => {
                 let operands = long::filter_operands(k, self.channels, tuning.points())?;
                 let (phase, _) = self.framing.phase();
                 self.each_part(caps, tuning, 1, |part, block, first| {
-                    let forward = long::columns_forward(caps, tuning, Framing::Causal, phase, &operands, d, part)?;
+                    let forward = long::columns_forward(
+                        caps,
+                        tuning,
+                        Framing::Causal,
+                        phase,
+                        &operands,
+                        d,
+                        part,
+                    )?;
                     Ok(vec![
-                        Step { launch: forward, kind: StepKind::ColumnsForward },
-                        Step { launch: long::rows(caps, tuning, RowKind::Filter, part, first)?, kind: StepKind::Rows(block) },
+                        Step {
+                            launch: forward,
+                            kind: StepKind::ColumnsForward,
+                        },
+                        Step {
+                            launch: long::rows(caps, tuning, RowKind::Filter, part, first)?,
+                            kind: StepKind::Rows(block),
+                        },
                     ])
                 })
             }
@@ -154,29 +221,69 @@ impl FilterPlan {
         self.steps(caps, args, Direction::Forward)
     }
 
-    fn steps(&self, caps: &Capabilities, args: &ConvArgs<&Layout>, direction: Direction) -> Result<Vec<Step>> {
+    fn steps(
+        &self,
+        caps: &Capabilities,
+        args: &ConvArgs<&Layout>,
+        direction: Direction,
+    ) -> Result<Vec<Step>> {
         self.check_length(args.u)?;
-        let operands = Operands::new(args, self.channels, self.framing, direction, self.tuning.points())?;
+        let operands = Operands::new(
+            args,
+            self.channels,
+            self.framing,
+            direction,
+            self.tuning.points(),
+        )?;
         match &self.tuning {
             Tuning::Fused(tuning) => {
-                let launch = fused::convolution(caps, tuning, self.framing, &operands, self.channels, direction)?;
-                Ok(vec![Step { launch, kind: StepKind::Fused }])
+                let launch = fused::convolution(
+                    caps,
+                    tuning,
+                    self.framing,
+                    &operands,
+                    self.channels,
+                    direction,
+                )?;
+                Ok(vec![Step {
+                    launch,
+                    kind: StepKind::Fused,
+                }])
             }
-            Tuning::Long(tuning) => self.each_part(caps, tuning, operands.transforms, |part, block, first| {
-                let (phase, _) = self.framing.phase();
-                let kind = RowKind::Convolve(direction);
-                Ok(vec![
-                    Step {
-                        launch: long::columns_forward(caps, tuning, self.framing, phase, &operands, None, part)?,
-                        kind: StepKind::ColumnsForward,
-                    },
-                    Step { launch: long::rows(caps, tuning, kind, part, first)?, kind: StepKind::Rows(block) },
-                    Step {
-                        launch: long::columns_inverse(caps, tuning, self.framing, &operands, part)?,
-                        kind: StepKind::ColumnsInverse,
-                    },
-                ])
-            }),
+            Tuning::Long(tuning) => {
+                self.each_part(caps, tuning, operands.transforms, |part, block, first| {
+                    let (phase, _) = self.framing.phase();
+                    let kind = RowKind::Convolve(direction);
+                    Ok(vec![
+                        Step {
+                            launch: long::columns_forward(
+                                caps,
+                                tuning,
+                                self.framing,
+                                phase,
+                                &operands,
+                                None,
+                                part,
+                            )?,
+                            kind: StepKind::ColumnsForward,
+                        },
+                        Step {
+                            launch: long::rows(caps, tuning, kind, part, first)?,
+                            kind: StepKind::Rows(block),
+                        },
+                        Step {
+                            launch: long::columns_inverse(
+                                caps,
+                                tuning,
+                                self.framing,
+                                &operands,
+                                part,
+                            )?,
+                            kind: StepKind::ColumnsInverse,
+                        },
+                    ])
+                })
+            }
         }
     }
 
@@ -191,7 +298,11 @@ impl FilterPlan {
         let block = self.block(caps);
         let mut steps = Vec::new();
         for part in long::parts(caps, tuning, self.channels, transforms, block)? {
-            steps.extend(plan(part, part.first_channel / block, part.first_channel % block)?);
+            steps.extend(plan(
+                part,
+                part.first_channel / block,
+                part.first_channel % block,
+            )?);
         }
         Ok(steps)
     }
@@ -199,14 +310,29 @@ impl FilterPlan {
     fn check_length(&self, u: &Layout) -> Result<()> {
         let found = u.as_matrices("u")?.cols;
         let (fits, allowed) = match self.boundary {
-            Boundary::Causal => (found <= self.length, format!("at most {}, what the filter is planned for", self.length)),
-            Boundary::Circular => (found == self.length, format!("{}, what the filter is planned for", self.length)),
+            Boundary::Causal => (
+                found <= self.length,
+                format!("at most {}, what the filter is planned for", self.length),
+            ),
+            Boundary::Circular => (
+                found == self.length,
+                format!("{}, what the filter is planned for", self.length),
+            ),
         };
-        if fits { Ok(()) } else { Err(Error::argument("u", format!("length {found}"), allowed)) }
+        if fits {
+            Ok(())
+        } else {
+            Err(Error::argument("u", format!("length {found}"), allowed))
+        }
     }
 
     /// Elements of scratch memory that the steps of `transforms` transforms a channel need.
-    fn scratch(&self, caps: &Capabilities, tuning: &LongTuning, transforms: usize) -> Result<usize> {
+    fn scratch(
+        &self,
+        caps: &Capabilities,
+        tuning: &LongTuning,
+        transforms: usize,
+    ) -> Result<usize> {
         let parts = long::parts(caps, tuning, self.channels, transforms, self.block(caps))?;
         let most = parts.iter().map(|p| p.channels * p.transforms).max();
         Ok(most.unwrap_or(0) * tuning.points() * 2)
@@ -230,18 +356,34 @@ fn choose_points(caps: &Capabilities, boundary: Boundary, taps: usize, length: u
 }
 
 impl Filter {
-    pub(super) fn new(conv: FftConv, k: &Tensor, d: Option<&Tensor>, length: usize, tuning: Option<Tuning>) -> Result<Self> {
+    pub(super) fn new(
+        conv: FftConv,
+        k: &Tensor,
+        d: Option<&Tensor>,
+        length: usize,
+        tuning: Option<Tuning>,
+    ) -> Result<Self> {
         let ctx = k.context();
         let caps = ctx.capabilities();
         let plan = FilterPlan::new(caps, conv, k.layout(), length, tuning)?;
         let (block, points) = (plan.block(caps), plan.tuning.points());
         if block < plan.channels && matches!(plan.tuning, Tuning::Fused(_)) {
             let allowed = format!("at most {block} at {points} points: split them");
-            return Err(Error::argument("k", format!("{} channels", plan.channels), allowed));
+            return Err(Error::argument(
+                "k",
+                format!("{} channels", plan.channels),
+                allowed,
+            ));
         }
         let spectra = (0..plan.channels)
             .step_by(block)
-            .map(|first| Tensor::empty(ctx, DType::F32, [block.min(plan.channels - first), points, 2]))
+            .map(|first| {
+                Tensor::empty(
+                    ctx,
+                    DType::F32,
+                    [block.min(plan.channels - first), points, 2],
+                )
+            })
             .collect::<Result<_>>()?;
         let twiddles = match &plan.tuning {
             Tuning::Fused(tuning) => Twiddles::Fused(fused::twiddles(ctx, tuning, plan.framing)?),
@@ -250,14 +392,20 @@ impl Filter {
                 rows: long::row_twiddles(ctx, tuning, plan.framing)?,
             },
         };
-        let filter = Self { plan, spectra, twiddles };
+        let filter = Self {
+            plan,
+            spectra,
+            twiddles,
+        };
         ctx.record(|pass| filter.update(pass, k, d))?;
         Ok(filter)
     }
 
     /// Records the computation of the spectrum of other taps of the same shape.
     pub fn update(&self, pass: &mut Pass<'_>, k: &Tensor, d: Option<&Tensor>) -> Result<()> {
-        let steps = self.plan.spectrum(pass.capabilities(), k.layout(), d.map(Tensor::layout))?;
+        let steps = self
+            .plan
+            .spectrum(pass.capabilities(), k.layout(), d.map(Tensor::layout))?;
         self.record(pass, &steps, &ConvArgs::new(k, k), d, 1)
     }
 
@@ -266,14 +414,32 @@ impl Filter {
         self.run_in(pass, args, Direction::Forward)
     }
 
-    pub(super) fn run_in(&self, pass: &mut Pass<'_>, args: &ConvArgs<&Tensor>, direction: Direction) -> Result<()> {
+    pub(super) fn run_in(
+        &self,
+        pass: &mut Pass<'_>,
+        args: &ConvArgs<&Tensor>,
+        direction: Direction,
+    ) -> Result<()> {
         let layouts = args.layouts();
         let steps = self.plan.steps(pass.capabilities(), &layouts, direction)?;
-        let operands = Operands::new(&layouts, self.plan.channels, self.plan.framing, direction, self.plan.tuning.points())?;
+        let operands = Operands::new(
+            &layouts,
+            self.plan.channels,
+            self.plan.framing,
+            direction,
+            self.plan.tuning.points(),
+        )?;
         self.record(pass, &steps, args, None, operands.transforms)
     }
 
-    fn record(&self, pass: &mut Pass<'_>, steps: &[Step], args: &ConvArgs<&Tensor>, d: Option<&Tensor>, transforms: usize) -> Result<()> {
+    fn record(
+        &self,
+        pass: &mut Pass<'_>,
+        steps: &[Step],
+        args: &ConvArgs<&Tensor>,
+        d: Option<&Tensor>,
+        transforms: usize,
+    ) -> Result<()> {
         let scratch = match &self.plan.tuning {
             Tuning::Fused(_) => None,
             Tuning::Long(tuning) => {
@@ -319,7 +485,8 @@ impl Filter {
     /// The convolution of `u` as a new tensor of its type.
     pub fn forward(&self, u: &Tensor) -> Result<Tensor> {
         let y = Tensor::empty(u.context(), u.dtype(), u.shape())?;
-        u.context().record(|pass| self.run(pass, &ConvArgs::new(u, &y)))?;
+        u.context()
+            .record(|pass| self.run(pass, &ConvArgs::new(u, &y)))?;
         Ok(y)
     }
 

@@ -39,12 +39,21 @@ struct FusedParams {
 }
 
 /// Plans the spectra of `k`, [channels, taps], with `d` added to the first taps.
-pub(super) fn spectrum(caps: &Capabilities, tuning: &FusedTuning, framing: Framing, k: &Layout, d: Option<&Layout>) -> Result<Launch> {
+pub(super) fn spectrum(
+    caps: &Capabilities,
+    tuning: &FusedTuning,
+    framing: Framing,
+    k: &Layout,
+    d: Option<&Layout>,
+) -> Result<Launch> {
     let rows = k.as_rows("k")?;
     let recipe = Recipe::new("fftconv/spectrum")
         .with("PHASE", framing.phase().0)
         .with("TAPS", k.dtype())
-        .with("SKIP", d.map_or(Constant::Name("none"), |d| d.dtype().into()));
+        .with(
+            "SKIP",
+            d.map_or(Constant::Name("none"), |d| d.dtype().into()),
+        );
     let recipe = tuning.constants(recipe, caps, 1, 1);
     let params = SpectrumParams {
         taps: rows.cols as u32,
@@ -69,7 +78,9 @@ pub(super) fn convolution(
 ) -> Result<Launch> {
     let vec = operands.vec.min(tuning.vec);
     let all_rounds = operands.transforms.div_ceil(tuning.side as usize);
-    let wanted = ENOUGH_WORKGROUPS.div_ceil(channels).max(all_rounds.div_ceil(tuning.rounds as usize));
+    let wanted = ENOUGH_WORKGROUPS
+        .div_ceil(channels)
+        .max(all_rounds.div_ceil(tuning.rounds as usize));
     let rounds = all_rounds.div_ceil(wanted.min(all_rounds));
     let groups = all_rounds.div_ceil(rounds);
     let steps = radix::steps(&tuning.steps());
@@ -79,7 +90,10 @@ pub(super) fn convolution(
         .with("TRANSPOSE", u32::from(direction == Direction::Transposed))
         .with("RAGGED", u32::from(operands.ragged))
         .with("SIDE", tuning.side)
-        .with("TWIST", (radix::forward_len(&steps) + radix::inverse_len(&steps)) as u32);
+        .with(
+            "TWIST",
+            (radix::forward_len(&steps) + radix::inverse_len(&steps)) as u32,
+        );
     let recipe = tuning.constants(recipe, caps, vec, tuning.side);
     let params = FusedParams {
         sequences: operands.params,
@@ -94,7 +108,10 @@ pub(super) fn convolution(
 pub(super) fn twiddles(ctx: &Context, tuning: &FusedTuning, framing: Framing) -> Result<Tensor> {
     let (_, quarters) = framing.phase();
     let radices = tuning.steps();
-    let key: Vec<u32> = [0, quarters].into_iter().chain(radices.iter().map(|&r| r as u32)).collect();
+    let key: Vec<u32> = [0, quarters]
+        .into_iter()
+        .chain(radices.iter().map(|&r| r as u32))
+        .collect();
     ctx.complex_table(&key, || {
         let (steps, phase) = (radix::steps(&radices), -f64::from(quarters) / 4.0);
         let mut table = radix::forward_table(&steps, phase);

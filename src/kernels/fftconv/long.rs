@@ -53,14 +53,31 @@ pub(super) struct Part {
 
 /// Cuts `channels * transforms` transforms of `points` points into parts whose scratch memory fits, none over a
 /// multiple of `block` channels.
-pub(super) fn parts(caps: &Capabilities, tuning: &LongTuning, channels: usize, transforms: usize, block: usize) -> Result<Vec<Part>> {
+pub(super) fn parts(
+    caps: &Capabilities,
+    tuning: &LongTuning,
+    channels: usize,
+    transforms: usize,
+    block: usize,
+) -> Result<Vec<Part>> {
     let each = 8 * tuning.points() as u64;
-    let room = tuning.scratch.min(caps.binding_bytes).min(caps.buffer_bytes) / each;
+    let room = tuning
+        .scratch
+        .min(caps.binding_bytes)
+        .min(caps.buffer_bytes)
+        / each;
     let room = match room {
         0 if each <= caps.binding_bytes.min(caps.buffer_bytes) => 1,
         0 => {
-            let allowed = format!("at most {} bytes, this device's limit for one storage binding", caps.binding_bytes);
-            return Err(Error::argument("length", format!("{each} bytes a transform"), allowed));
+            let allowed = format!(
+                "at most {} bytes, this device's limit for one storage binding",
+                caps.binding_bytes
+            );
+            return Err(Error::argument(
+                "length",
+                format!("{each} bytes a transform"),
+                allowed,
+            ));
         }
         room => room as usize,
     };
@@ -72,7 +89,12 @@ pub(super) fn parts(caps: &Capabilities, tuning: &LongTuning, channels: usize, t
         let end = channels.min((from / block + 1) * block).min(from + step);
         for first in (0..transforms).step_by(room) {
             let transforms = room.min(transforms - first);
-            parts.push(Part { first_channel: from, channels: end - from, first, transforms });
+            parts.push(Part {
+                first_channel: from,
+                channels: end - from,
+                first,
+                transforms,
+            });
         }
         from = end;
     }
@@ -87,7 +109,13 @@ struct Columns<'a> {
 }
 
 impl Columns<'_> {
-    fn launch(&self, caps: &Capabilities, recipe: Recipe, operands: &Operands, skip: Option<&Layout>) -> Result<Launch> {
+    fn launch(
+        &self,
+        caps: &Capabilities,
+        recipe: Recipe,
+        operands: &Operands,
+        skip: Option<&Layout>,
+    ) -> Result<Launch> {
         let columns = &self.tuning.columns;
         let steps = radix::steps(&columns.steps());
         let spread = self.tuning.rows.points();
@@ -101,7 +129,8 @@ impl Columns<'_> {
             .with("SPARSE", 0);
         let vec = operands.vec.min(columns.vec);
         let recipe = columns.constants_of(recipe, caps, vec, 1, self.tuning.width);
-        let workgroups = self.part.channels * self.part.transforms * (spread / self.tuning.width as usize);
+        let workgroups =
+            self.part.channels * self.part.transforms * (spread / self.tuning.width as usize);
         let params = ColumnParams {
             sequences: operands.params,
             first_channel: self.part.first_channel as u32,
@@ -128,14 +157,33 @@ pub(super) fn columns_forward(
     let recipe = operands
         .inputs(Recipe::new("fftconv/columns_forward"))
         .with("PHASE", phase)
-        .with("SKIP", skip.map_or(Constant::Name("none"), |d| d.dtype().into()));
-    Columns { tuning, framing, part }.launch(caps, recipe, operands, skip)
+        .with(
+            "SKIP",
+            skip.map_or(Constant::Name("none"), |d| d.dtype().into()),
+        );
+    Columns {
+        tuning,
+        framing,
+        part,
+    }
+    .launch(caps, recipe, operands, skip)
 }
 
 /// Plans the last pass: scratch memory's columns to y.
-pub(super) fn columns_inverse(caps: &Capabilities, tuning: &LongTuning, framing: Framing, operands: &Operands, part: Part) -> Result<Launch> {
+pub(super) fn columns_inverse(
+    caps: &Capabilities,
+    tuning: &LongTuning,
+    framing: Framing,
+    operands: &Operands,
+    part: Part,
+) -> Result<Launch> {
     let recipe = operands.outputs(Recipe::new("fftconv/columns_inverse"));
-    Columns { tuning, framing, part }.launch(caps, recipe, operands, None)
+    Columns {
+        tuning,
+        framing,
+        part,
+    }
+    .launch(caps, recipe, operands, None)
 }
 
 /// What the middle pass does with a row.
@@ -148,14 +196,22 @@ pub(super) enum RowKind {
 }
 
 /// Plans the middle pass over the channels of `part`, the first of them number `first_channel` of the spectrum.
-pub(super) fn rows(caps: &Capabilities, tuning: &LongTuning, kind: RowKind, part: Part, first_channel: usize) -> Result<Launch> {
+pub(super) fn rows(
+    caps: &Capabilities,
+    tuning: &LongTuning,
+    kind: RowKind,
+    part: Part,
+    first_channel: usize,
+) -> Result<Launch> {
     let rows = &tuning.rows;
     let count = tuning.columns.points();
     let (name, transposed) = match kind {
         RowKind::Filter => ("filter", false),
         RowKind::Convolve(direction) => ("convolve", direction == Direction::Transposed),
     };
-    let wanted = ENOUGH_WORKGROUPS.div_ceil(part.channels * count).max(part.transforms.div_ceil(rows.rounds as usize));
+    let wanted = ENOUGH_WORKGROUPS
+        .div_ceil(part.channels * count)
+        .max(part.transforms.div_ceil(rows.rounds as usize));
     let rounds = part.transforms.div_ceil(wanted.min(part.transforms));
     let groups = part.transforms.div_ceil(rounds);
     let workgroups = part.channels * count * groups;
@@ -181,14 +237,27 @@ pub(super) fn rows(caps: &Capabilities, tuning: &LongTuning, kind: RowKind, part
 
 /// The operands of the filter's own columns: its taps as sequences of one batch row.
 pub(super) fn filter_operands(k: &Layout, channels: usize, points: usize) -> Result<Operands> {
-    Operands::new(&ConvArgs::new(k, k), channels, Framing::Causal, Direction::Forward, points)
+    Operands::new(
+        &ConvArgs::new(k, k),
+        channels,
+        Framing::Causal,
+        Direction::Forward,
+        points,
+    )
 }
 
 /// The twiddles of the passes over columns.
-pub(super) fn column_twiddles(ctx: &Context, tuning: &LongTuning, framing: Framing) -> Result<Tensor> {
+pub(super) fn column_twiddles(
+    ctx: &Context,
+    tuning: &LongTuning,
+    framing: Framing,
+) -> Result<Tensor> {
     let (_, quarters) = framing.phase();
     let (radices, spread) = (tuning.columns.steps(), tuning.rows.points());
-    let key: Vec<u32> = [1, quarters, spread as u32].into_iter().chain(radices.iter().map(|&r| r as u32)).collect();
+    let key: Vec<u32> = [1, quarters, spread as u32]
+        .into_iter()
+        .chain(radices.iter().map(|&r| r as u32))
+        .collect();
     ctx.complex_table(&key, || {
         let (steps, phase) = (radix::steps(&radices), -f64::from(quarters) / 4.0);
         let mut table = radix::forward_table(&steps, phase);
@@ -208,10 +277,14 @@ pub(super) fn row_twiddles(ctx: &Context, tuning: &LongTuning, framing: Framing)
     ctx.complex_table(&key, || {
         let (outer, inner) = (radix::steps(&columns), radix::steps(&rows));
         let count: usize = columns.iter().product();
-        let mut table = Vec::with_capacity(radix::forward_len(&inner) * count + radix::inverse_len(&inner));
+        let mut table =
+            Vec::with_capacity(radix::forward_len(&inner) * count + radix::inverse_len(&inner));
         for row in 0..count {
             let k = radix::reversed(&outer, outer.len(), row) as f64;
-            table.extend(radix::forward_table(&inner, (k - f64::from(quarters) / 4.0) / count as f64));
+            table.extend(radix::forward_table(
+                &inner,
+                (k - f64::from(quarters) / 4.0) / count as f64,
+            ));
         }
         table.extend(radix::inverse_table(&inner, 1));
         table

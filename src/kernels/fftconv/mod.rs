@@ -37,12 +37,16 @@ pub struct FftConv {
 impl FftConv {
     /// With zeros before the first element.
     pub const fn causal() -> Self {
-        Self { boundary: Boundary::Causal }
+        Self {
+            boundary: Boundary::Causal,
+        }
     }
 
     /// With the sequence going round.
     pub const fn circular() -> Self {
-        Self { boundary: Boundary::Circular }
+        Self {
+            boundary: Boundary::Circular,
+        }
     }
 
     /// Plans the filter `k` [channels, taps] (f32, f16 or bf16), with the skip term `d` [channels], for sequences of up to
@@ -55,7 +59,13 @@ impl FftConv {
     }
 
     /// As [`filter`](Self::filter) with a tuning of the caller's.
-    pub fn filter_with(self, k: &Tensor, d: Option<&Tensor>, length: usize, tuning: Tuning) -> Result<Filter> {
+    pub fn filter_with(
+        self,
+        k: &Tensor,
+        d: Option<&Tensor>,
+        length: usize,
+        tuning: Tuning,
+    ) -> Result<Filter> {
         Filter::new(self, k, d, length, Some(tuning))
     }
 }

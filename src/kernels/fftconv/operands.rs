@@ -24,17 +24,28 @@ pub struct ConvArgs<T> {
 impl<T> ConvArgs<T> {
     /// Without gates.
     pub fn new(u: T, y: T) -> Self {
-        Self { u, gate_in: None, gate_out: None, y }
+        Self {
+            u,
+            gate_in: None,
+            gate_out: None,
+            y,
+        }
     }
 
     /// With `gate` multiplying u.
     pub fn gate_in(self, gate: T) -> Self {
-        Self { gate_in: Some(gate), ..self }
+        Self {
+            gate_in: Some(gate),
+            ..self
+        }
     }
 
     /// With `gate` multiplying the result.
     pub fn gate_out(self, gate: T) -> Self {
-        Self { gate_out: Some(gate), ..self }
+        Self {
+            gate_out: Some(gate),
+            ..self
+        }
     }
 }
 
@@ -136,14 +147,24 @@ pub(super) struct Operands {
 
 impl Operands {
     /// Checks the operands of a convolution of `channels` channels with transforms of `points` points.
-    pub(super) fn new(args: &ConvArgs<&Layout>, channels: usize, framing: Framing, direction: Direction, points: usize) -> Result<Self> {
+    pub(super) fn new(
+        args: &ConvArgs<&Layout>,
+        channels: usize,
+        framing: Framing,
+        direction: Direction,
+        points: usize,
+    ) -> Result<Self> {
         let shape = args.u.shape();
         let matrices = |name: &str, layout: &Layout| -> Result<Matrices> {
             layout.require_float(name)?;
             layout.require_shape(name, shape)?;
             let found = layout.as_matrices(name)?;
             if found.rows != channels {
-                return Err(Error::argument(name, format!("{} channels", found.rows), format!("{channels}, the filter's")));
+                return Err(Error::argument(
+                    name,
+                    format!("{} channels", found.rows),
+                    format!("{channels}, the filter's"),
+                ));
             }
             Ok(found)
         };
@@ -193,11 +214,15 @@ impl Operands {
 
     /// The constants of what is read.
     pub(super) fn inputs(&self, recipe: Recipe) -> Recipe {
-        recipe.with("U", self.types[0]).with("GATE_IN", self.types[1])
+        recipe
+            .with("U", self.types[0])
+            .with("GATE_IN", self.types[1])
     }
 
     /// The constants of what is written.
     pub(super) fn outputs(&self, recipe: Recipe) -> Recipe {
-        recipe.with("GATE_OUT", self.types[2]).with("Y", self.types[3])
+        recipe
+            .with("GATE_OUT", self.types[2])
+            .with("Y", self.types[3])
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod fft;
 pub mod fftconv;
 pub mod gemm;
 pub mod gemv;
@@ -73,6 +74,12 @@ pub const BENCHES: &[Bench] = &[
         name: "elementwise",
         rows: elementwise::rows,
         sweep: elementwise::sweep,
+    },
+    Bench {
+        name: "fft",
+        rows: fft::rows,
+        // Nothing to tune.
+        sweep: fft::rows,
     },
     Bench {
         name: "fftconv",

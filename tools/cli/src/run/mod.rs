@@ -8,6 +8,7 @@ mod call;
 mod dense;
 mod elementwise;
 mod entry;
+mod fft;
 mod files;
 mod norm;
 mod rows;
@@ -53,6 +54,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         rows::ENTRIES,
         tokens::ENTRIES,
         attention::ENTRIES,
+        fft::ENTRIES,
         sparse_attention::ENTRIES,
     ]
     .into_iter()

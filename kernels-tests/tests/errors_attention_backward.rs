@@ -5,6 +5,7 @@ use flashwave::kernels::attention::{
     Attention, AttentionBackward, AttentionLayouts, BackwardLayouts, BackwardPlan, BackwardTuning,
     Mask,
 };
+use flashwave::kernels::sparse::{Causality, SparseLayout};
 use flashwave::{Capabilities, Error, Layout, Result};
 
 fn layout(dtype: DType, shape: &[usize]) -> Layout {
@@ -19,6 +20,7 @@ struct Call {
     bias: Option<Layout>,
     mask: Option<Layout>,
     lse: Option<Layout>,
+    sparse: Option<SparseLayout>,
     dout: Layout,
     dq: Layout,
     dk: Layout,
@@ -36,6 +38,7 @@ impl Call {
             bias: None,
             mask: None,
             lse: Some(layout(F32, &[1, 8, 5])),
+            sparse: None,
             dout: layout(F16, &[1, 8, 5, 12]),
             dq: layout(F32, &[1, 8, 5, 16]),
             dk: layout(F32, &[1, 2, 7, 16]),
@@ -51,6 +54,7 @@ impl Call {
                 lse: self.lse.as_ref(),
                 ..AttentionLayouts::new(&self.q, &self.k, &self.v, &self.out)
             },
+            sparse: self.sparse.as_ref(),
             dout: &self.dout,
             dq: &self.dq,
             dk: &self.dk,
@@ -109,6 +113,23 @@ fn what_does_not_fit_is_named() {
         c.mask = Some(layout(I8, &[5, 7]));
     };
     assert_eq!(refused(both), "mask");
+    let blocks = |heads, queries, causality| {
+        let builder = SparseLayout::builder(heads, queries, 7).block(16);
+        builder.causality(causality).from_fn(|_, _, _| true).ok()
+    };
+    for (heads, queries, causality) in [
+        (3, 5, Causality::Causal),
+        (8, 6, Causality::Causal),
+        (8, 5, Causality::Full),
+    ] {
+        assert_eq!(
+            refused(|c| c.sparse = blocks(heads, queries, causality)),
+            "sparse"
+        );
+    }
+    let mut call = Call::new();
+    call.sparse = blocks(4, 5, Causality::Causal);
+    assert!(call.sparse.is_some() && call.plan(causal()).is_ok());
     let wide = |c: &mut Call| {
         c.q = layout(F32, &[1, 8, 5, 320]);
         c.dq = c.q.clone();

@@ -4,7 +4,7 @@
 //
 // q [batch, heads, q_len, D], k, dk [batch, heads / group, kv_len, D], v, dv [.., kv_len, DV], dout [batch, heads,
 // q_len, DV], each with strides of its own and adjacent elements in the last dimension; rows [batch, heads, q_len] of
-// two: log2(e) lse and delta, from backward_rows.wgsl; bias and mask broadcast by strides of zero.
+// two: lse and delta, from backward_rows.wgsl; bias and mask broadcast by strides of zero.
 //
 // The first half of FlashAttention-2's backward pass (arXiv 2307.08691). A workgroup holds TY * R keys of one key
 // head and walks, head by head of those that share it, over tiles of TX * 4 queries that see them: every sum has one
@@ -14,6 +14,7 @@
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention
 #import "lib/attention_backward.wgsl" as backward
+#import "lib/sparse.wgsl" as sparse
 <# Held key r's values for the four queries. #>
 #macro column(of, r)
 vec4<f32>(${of}_0_${r // 4}[${r % 4}], ${of}_1_${r // 4}[${r % 4}], ${of}_2_${r // 4}[${r % 4}], ${of}_3_${r // 4}[${r % 4}])
@@ -21,6 +22,7 @@ vec4<f32>(${of}_0_${r // 4}[${r % 4}], ${of}_1_${r // 4}[${r % 4}], ${of}_2_${r 
 #set BQ = TX * 4
 #set BK = TY * R
 #set WG = TX * TY
+#set PLAIN = BIAS == "none" and MASK == 0 and SOFTCAP == 0 and SLOPES == 0
 
 ${ attention.params(gradients=1) }
 ${ t.params(PARAMS) }
@@ -35,6 +37,10 @@ ${ t.output(8, "dk", GK, VEC) }
 ${ t.output(13, "dv", GV, VEC) }
 ${ attention.functions(BIAS, MASK, SEEN, SOFTCAP, SLOPES) }
 ${ attention.inverse(SEEN) }
+#if BLOCK
+${ sparse.lists(12) }
+${ sparse.functions(BLOCK, SHARE, BK) }
+#endif
 
 var<workgroup> stage: array<vec4<f32>, ${[DC * (BQ + BK), BV * (([D, DV] | max) + 3) // 4] | max}>;
 var<workgroup> tile: array<vec4<f32>, ${BK * TX}>;
@@ -60,7 +66,7 @@ fn main(
     let last_query = p.q_len - 1u;
     let last_key = p.kv_len - 1u;
     let key = k0 + ty * ${R}u;
-    let range = seeing(k0, min(k0 + ${BK - 1}u, last_key));
+    let seen_from = seeing(k0, min(k0 + ${BK - 1}u, last_key));
 
     ${ backward.accumulators("dk", D, R, TX) }
     ${ backward.accumulators("dv", DV, R, TX) }
@@ -68,6 +74,15 @@ fn main(
     let q_base = p.q_offset + batch * p.q_batch + head * p.q_head;
     let dout_base = p.out_offset + batch * p.out_batch + head * p.out_head;
     let rows_base = (batch * grid.y * p.group + head) * p.q_len;
+    #if BLOCK
+    // The queries of each block that is listed for these keys.
+    let entries = entries_of(head / ${SHARE}u * lists[0] + k0 / ${BLOCK}u);
+    for (var e = entries.x; e < entries.y; e += 2u) {
+    let first_query = (lists[e] & ~PARTIAL) * ${BLOCK}u;
+    let range = vec2<u32>(max(first_query, seen_from.x), min(first_query + ${BLOCK}u, seen_from.y));
+    #else
+    let range = seen_from;
+    #endif
     for (var q0 = range.x / ${BQ}u * ${BQ}u; q0 < range.y; q0 += ${BQ}u) {
         ${ backward.dots("s", "q", "k", D, 4, TX, R, TY, "tx", "ty", DC, WG) }
         ${ backward.dots("dp", "dout", "v", DV, 4, TX, R, TY, "tx", "ty", DC, WG) }
@@ -81,9 +96,7 @@ fn main(
             let seen = until(seen_by(row), select(0u, p.kv_len, q0 + tx * 4u + ${u}u < p.q_len));
             #for g in range(R // 4)
             {
-                var s = open_scores(s_${u}_${g}, batch, head, row, key + ${4 * g}u, seen.at);
-                if !open { s = hide(s, key + ${4 * g}u, seen); }
-                let w = weights(s, known.x);
+                ${ backward.weights("w", "s_" ~ u ~ "_" ~ g, "row", "key + " ~ 4 * g ~ "u", "seen", "known.x", PLAIN) }
                 dp_${u}_${g} = w * (dp_${u}_${g} - known.y);
                 #if SOFTCAP == 1
                 dp_${u}_${g} *= softcap_slope(s_${u}_${g});
@@ -103,6 +116,9 @@ fn main(
         #endfor
         ${ backward.accumulate("dk", "q", "q0", "last_query", "min(" ~ BQ ~ "u, range.y - q0)", D, R, TX, BV, WG) }
     }
+    #if BLOCK
+    }
+    #endif
     }
 
     let dk_base = p.dk_offset + batch * p.dk_batch + key_head * p.dk_head;

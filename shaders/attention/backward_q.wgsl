@@ -3,7 +3,7 @@
 //
 // q, dq [batch, heads, q_len, D], k [batch, heads / group, kv_len, D], v [.., kv_len, DV], dout [batch, heads, q_len,
 // DV], each with strides of its own and adjacent elements in the last dimension; rows [batch, heads, q_len] of two:
-// log2(e) lse and delta, from backward_rows.wgsl; bias and mask broadcast by strides of zero.
+// lse and delta, from backward_rows.wgsl; bias and mask broadcast by strides of zero.
 //
 // The second half of FlashAttention-2's backward pass (arXiv 2307.08691) as a kernel of its own: weights are computed
 // once more instead of adding to dq from many workgroups, so every sum has one owner and one order. A workgroup
@@ -14,9 +14,11 @@
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention
 #import "lib/attention_backward.wgsl" as backward
+#import "lib/sparse.wgsl" as sparse
 #set BQ = TY * R
 #set BK = TX * 4
 #set WG = TX * TY
+#set PLAIN = BIAS == "none" and MASK == 0 and SOFTCAP == 0 and SLOPES == 0
 
 ${ attention.params(gradients=1) }
 ${ t.params(PARAMS) }
@@ -29,6 +31,10 @@ ${ attention.inputs(BIAS, MASK, SEEN, SLOPES, 0) }
 ${ t.words(7, "rows", "vec2<f32>") }
 ${ t.output(8, "dq", GQ, VEC) }
 ${ attention.functions(BIAS, MASK, SEEN, SOFTCAP, SLOPES) }
+#if BLOCK
+${ sparse.lists(12) }
+${ sparse.functions(BLOCK, SHARE, BQ) }
+#endif
 
 var<workgroup> stage: array<vec4<f32>, ${[DC * (BQ + BK), BV * ((D + 3) // 4)] | max}>;
 var<workgroup> tile: array<vec4<f32>, ${BQ * TX}>;
@@ -64,18 +70,26 @@ fn main(
     // No row sees keys before the first one's, nor after the last one's.
     let top = seen_by(q0);
     let bottom = seen_by(min(q0 + ${BQ - 1}u, last_query));
-    let end = bottom.end;
 
     ${ backward.accumulators("dq", D, R, TX) }
+    #if BLOCK
+    // The keys of each block that is listed for these rows.
+    let entries = entries_of(head / ${SHARE}u * lists[0] + q0 / ${BLOCK}u);
+    for (var e = entries.x; e < entries.y; e += 2u) {
+    let first_key = (lists[e] & ~PARTIAL) * ${BLOCK}u;
+    let end = min(bottom.end, first_key + ${BLOCK}u);
+    for (var k0 = first_key; k0 < end; k0 += ${BK}u) {
+    #else
+    let end = bottom.end;
     for (var k0 = next_tile(0u, top, ${BK}u); k0 < end; k0 = next_tile(k0 + ${BK}u, top, ${BK}u)) {
+    #endif
         ${ backward.dots("s", "q", "k", D, R, TY, 4, TX, "ty", "tx", DC, WG) }
         ${ backward.dots("dp", "dout", "v", DV, R, TY, 4, TX, "ty", "tx", DC, WG) }
         let open = open_tile(k0, ${BK}u, top, bottom);
         #for r in range(R)
         {
-            var s = open_scores(s_${r}_0, batch, head, row_${r}, k0 + tx * 4u, seen_${r}.at);
-            if !open { s = hide(s, k0 + tx * 4u, seen_${r}); }
-            var ds = weights(s, known_${r}.x) * (dp_${r}_0 - known_${r}.y);
+            ${ backward.weights("w", "s_" ~ r ~ "_0", "row_" ~ r, "k0 + tx * 4u", "seen_" ~ r, "known_" ~ r ~ ".x", PLAIN) }
+            var ds = w * (dp_${r}_0 - known_${r}.y);
             #if SOFTCAP == 1
             ds *= softcap_slope(s_${r}_0);
             #endif
@@ -84,6 +98,9 @@ fn main(
         #endfor
         ${ backward.accumulate("dq", "k", "k0", "last_key", "min(" ~ BK ~ "u, end - k0)", D, R, TX, BV, WG) }
     }
+    #if BLOCK
+    }
+    #endif
 
     let dq_base = p.dq_offset + batch * p.dq_batch + head * p.dq_head;
     #for r in range(R)

@@ -1,4 +1,4 @@
-// What attention's gradients need of every row: log2(e) lse, and delta = sum(dout * out), which is the mean of dout v'
+// What attention's gradients need of every row: lse, and delta = sum(dout * out), which is the mean of dout v'
 // under the row's weights (FlashAttention-2, arXiv 2307.08691).
 //
 // out, dout [batch, heads, q_len, DV], each with strides of its own and adjacent elements in the last dimension; lse
@@ -32,8 +32,6 @@ ${ t.words(3, "lse", "f32") }
 ${ t.words(4, "rows", "vec2<f32>", "read_write") }
 ${ reduce.group_sum(REDUCE, WG, L) }
 
-const LOG2E: f32 = 1.4426950408889634;
-
 @compute @workgroup_size(${WG})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -63,7 +61,7 @@ ${ reduce.group_arguments(REDUCE) }
     if member == ${r % L}u && first + ${r}u < p.count {
         let l = lse[p.lse_offset + first + ${r}u];
         // Minus infinity by its bits: devices may assume that there is none.
-        let known = select(l * LOG2E, 0.0, bitcast<u32>(l) == 0xff800000u);
+        let known = select(l, 0.0, bitcast<u32>(l) == 0xff800000u);
         rows[first + ${r}u] = vec2<f32>(known, delta[${r}]);
     }
     #endfor

@@ -144,3 +144,18 @@ tile[(ty * ${R}u + ${r}u) * ${TX}u + (tx ^ (ty % ${TX}u))] = ${value};
 }
 #endfor
 #endmacro
+
+<#
+The weights `into` of four keys from `key` on out of their dot products: exp(score - lse). Where scores are plain products
+the difference is taken before it becomes a base-2 logarithm: it is small where the weight counts, so that only the
+product rounds, as in naive arithmetic.
+#>
+#macro weights(into, dots, row, key, seen, lse, PLAIN)
+#if PLAIN
+var ${into} = fma(${dots}, vec4<f32>(p.gradient_scale), vec4<f32>(-${lse})) * LOG2E;
+#else
+var ${into} = open_scores(${dots}, batch, head, ${row}, ${key}, ${seen}.at) - ${lse} * LOG2E;
+#endif
+if !open { ${into} = hide(${into}, ${key}, ${seen}); }
+${into} = exp2(${into});
+#endmacro

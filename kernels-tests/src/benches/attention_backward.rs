@@ -163,6 +163,7 @@ fn prepare(
         }
         let args = BackwardArgs {
             forward: saved,
+            sparse: None,
             dout: &dout,
             dq: &dq,
             dk: &dk,

@@ -6,6 +6,7 @@ use flashwave::kernels::attention::{
     Attention, AttentionArgs, AttentionBackward, AttentionLayouts, BackwardArgs, BackwardLayouts,
     BackwardTuning, Documents, Gradient, GradientTuning, Mask, Packing, alibi_slopes,
 };
+use flashwave::kernels::sparse::{Causality, SparseLayout};
 use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
 use flashwave::reference::attention_backward::{Gradients, Saved, attention_backward};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
@@ -49,6 +50,8 @@ struct Setup {
     alibi: Option<f32>,
     /// Every head's learned sink.
     sink: Option<f32>,
+    /// Blocks, and heads that share a list, of a layout which lists every third block and the diagonal.
+    sparse: Option<[usize; 2]>,
     sizes: Sizes,
     /// Multiplies q: larger scores.
     sharpness: f64,
@@ -92,6 +95,7 @@ impl Setup {
             softcap: None,
             alibi: None,
             sink: None,
+            sparse: None,
             sizes: Sizes::Default,
             sharpness: 1.0,
         }
@@ -126,7 +130,24 @@ impl Setup {
                 name += &format!(" {what} {value}");
             }
         }
+        if let Some([block, share]) = self.sparse {
+            name += &format!(" blocks of {block}, {share} heads alike");
+        }
         name
+    }
+
+    fn layout(&self) -> Option<SparseLayout> {
+        let p = &self.problem;
+        let [block, share] = self.sparse?;
+        let causality = match p.mask {
+            Mask::Causal => Causality::Causal,
+            _ => Causality::Full,
+        };
+        SparseLayout::builder(p.heads / share, p.q_len, p.kv_len)
+            .block(block)
+            .causality(causality)
+            .from_fn(|head, line, column| line == column || (line + column + head) % 3 == 1)
+            .ok()
     }
 
     fn packing(&self) -> Option<Packing> {
@@ -248,7 +269,15 @@ impl Setup {
             values[..row].fill(0);
             (shape, values)
         });
+        let layout = self.layout();
+        let share = self.sparse.map_or(1, |[_, share]| share);
         let added = |place: Place| -> Option<f32> {
+            let [_, head, query, key] = place;
+            if let Some(layout) = &layout
+                && !layout.sees(head / share, query, key)
+            {
+                return None;
+            }
             if let Some((shape, values)) = &mask
                 && values[at(*shape, place)] == 0
             {
@@ -309,6 +338,7 @@ impl Setup {
                 lse: Some(&lse),
                 ..AttentionArgs::new(&q, &k, &v, &out)
             },
+            sparse: layout.as_ref(),
             dout: &dout,
             dq,
             dk,
@@ -383,6 +413,7 @@ impl Setup {
         let [lq, lk] = [layout(tq, &q), layout(tk, &k)];
         let [lv, lo] = [layout(tv, &v), layout(to, &o)];
         let packing = self.packing();
+        let blocks = self.layout();
         let a_head = layout(F32, &[self.problem.heads]);
         let layouts = BackwardLayouts {
             forward: AttentionLayouts {
@@ -394,6 +425,7 @@ impl Setup {
                 lse: Some(&layout(F32, &o[..3])),
                 ..AttentionLayouts::new(&lq, &lk, &lv, &lo)
             },
+            sparse: blocks.as_ref(),
             dout: &layout(to, &o),
             dq: &layout(tdq, &q),
             dk: &layout(tdk, &k),
@@ -516,6 +548,18 @@ fn setups() -> Vec<(&'static str, Setup)> {
             ..plain
         };
         add("bent scores", setup);
+    }
+    for (mask, heads, lengths, sparse) in [
+        (Mask::Causal, [4, 2], [150, 150], [16, 1]),
+        (Mask::Full, [4, 2], [70, 203], [32, 2]),
+        (Mask::Causal, [2, 2], [203, 290], [64, 2]),
+        (Mask::Causal, [8, 2], [290, 290], [128, 2]),
+    ] {
+        let setup = Setup {
+            sparse: Some(sparse),
+            ..Setup::new(mask, heads, lengths, 16)
+        };
+        add("sparse", setup);
     }
     // Scores in the hundreds: all weight on a key or two.
     let mut setup = Setup::new(Mask::Full, [2, 1], [40, 90], 16);

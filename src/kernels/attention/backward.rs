@@ -6,13 +6,14 @@ use bytemuck::{Pod, Zeroable};
 
 use super::problem::{self, Problem, Strides, four, multiple_of, strides};
 use super::{
-    Attention, AttentionArgs, AttentionLayouts, BackwardTuning, Documents, GradientTuning,
+    Attention, AttentionArgs, AttentionLayouts, BackwardTuning, Documents, GradientTuning, Mask,
     SCRATCH_SLOT, most_bindings,
 };
 use crate::capabilities::{Capabilities, ReduceTier};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::MAX_BINDINGS;
+use crate::kernels::sparse::{Causality, SparseLayout};
 use crate::layout::Layout;
 use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
@@ -32,9 +33,11 @@ pub const MAX_BACKWARD_DIM: usize = 256;
 /// - `dq`, `dk`, `dv`: the gradients, of the shapes of q, k and v, types and strides as for `dout`. Where query heads
 ///   share a key head, dk and dv are the sums over them.
 ///
+/// - `sparse`: a layout over all of q and k, of the mask's causality: only its blocks are visited.
+///
 /// head_dim and v_dim at most [`MAX_BACKWARD_DIM`]. A row that sees no key adds nothing and has a dq of zero. There are
-/// no gradients with respect to bias, slopes and sink logits. All arithmetic is in f32. Of bias, mask, documents and
-/// slopes a device takes seven fewer than the tensors it binds ([`Capabilities::storage_buffers`]): one within
+/// no gradients with respect to bias, slopes and sink logits. All arithmetic is in f32. Of bias, mask, documents,
+/// slopes and a sparse layout a device takes seven fewer than the tensors it binds ([`Capabilities::storage_buffers`]): one within
 /// WebGPU's default limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionBackward {
@@ -66,6 +69,8 @@ impl Gradient {
 pub struct BackwardLayouts<'a> {
     /// What the forward pass took and gave; `lse` is required.
     pub forward: AttentionLayouts<'a>,
+    /// The blocks that the forward pass visited, if not all.
+    pub sparse: Option<&'a SparseLayout>,
     /// The output's gradient.
     pub dout: &'a Layout,
     /// The queries' gradient.
@@ -81,6 +86,8 @@ pub struct BackwardLayouts<'a> {
 pub struct BackwardArgs<'a> {
     /// What the forward pass took and gave; `lse` is required.
     pub forward: AttentionArgs<'a>,
+    /// The blocks that the forward pass visited, if not all.
+    pub sparse: Option<&'a SparseLayout>,
     /// The output's gradient.
     pub dout: &'a Tensor,
     /// The queries' gradient.
@@ -96,6 +103,7 @@ impl<'a> BackwardArgs<'a> {
     pub fn layouts(&self) -> BackwardLayouts<'a> {
         BackwardLayouts {
             forward: self.forward.layouts(),
+            sparse: self.sparse,
             dout: self.dout.layout(),
             dq: self.dq.layout(),
             dk: self.dk.layout(),
@@ -163,9 +171,17 @@ impl BackwardPlan {
         let lse = forward.lse.ok_or_else(missing_lse)?;
         let rows = &pass.scratch(SCRATCH_SLOT, DType::F32, [self.count, 2])?;
         pass.launch(&self.rows, &[forward.out, args.dout, lse, rows])?;
-        for (launch, outputs) in [
-            (&self.queries, &[args.dq][..]),
-            (&self.keys, &[args.dk, args.dv][..]),
+        let ctx = pass.context();
+        let [row_table, column_table] = match args.sparse {
+            Some(layout) => [
+                Some(layout.row_table(ctx)?),
+                Some(layout.column_table(ctx)?),
+            ],
+            None => [None, None],
+        };
+        for (launch, outputs, lists) in [
+            (&self.queries, &[args.dq][..], &row_table),
+            (&self.keys, &[args.dk, args.dv][..], &column_table),
         ] {
             let inputs = [forward.q, forward.k, forward.v, args.dout];
             let mut tensors = arrayvec::ArrayVec::<&Tensor, MAX_BINDINGS>::from_iter(inputs);
@@ -174,6 +190,7 @@ impl BackwardPlan {
             tensors.extend([rows, outputs[0]]);
             tensors.extend(forward.documents.map(Documents::table));
             tensors.extend(forward.slopes);
+            tensors.extend(lists);
             tensors.extend(outputs[1..].iter().copied());
             pass.launch(launch, &tensors)?;
         }
@@ -236,6 +253,7 @@ impl AttentionBackward {
             ("mask", forward.mask.is_some()),
             ("documents", forward.documents.is_some()),
             ("slopes", forward.slopes.is_some()),
+            ("sparse", layouts.sparse.is_some()),
         ];
         let there = optional.into_iter().filter(|(_, there)| *there);
         let room = most_bindings(caps).saturating_sub(7);
@@ -243,8 +261,13 @@ impl AttentionBackward {
             return Err(Error::argument(
                 name,
                 format!("one of {}", there.clone().count()),
-                format!("{room} of bias, mask, documents and slopes for gradients on this device"),
+                format!(
+                    "{room} of bias, mask, documents, slopes and a sparse layout for gradients on this device"
+                ),
             ));
+        }
+        if let Some(layout) = layouts.sparse {
+            require_layout(layout, &checked, self.forward.mask)?;
         }
         let tuning = self
             .tuning
@@ -312,6 +335,7 @@ impl Attention {
                 lse: Some(lse),
                 ..AttentionArgs::new(q, k, v, out)
             },
+            sparse: None,
             dout,
             dq: &gradients.dq,
             dk: &gradients.dk,
@@ -321,6 +345,28 @@ impl Attention {
             .record(|pass| AttentionBackward::new(*self).run(pass, args))?;
         Ok(gradients)
     }
+}
+
+/// A layout has to be one of all rows and keys, and hide by position what the mask does.
+fn require_layout(layout: &SparseLayout, problem: &Problem<'_>, mask: Mask) -> Result<()> {
+    let refuse = |was: String, allowed: String| Err(Error::argument("sparse", was, allowed));
+    let [queries, keys] = [layout.queries(), layout.keys()];
+    if [queries, keys] != [problem.q_len, problem.kv_len] {
+        let allowed = format!("all of q's {} and k's {}", problem.q_len, problem.kv_len);
+        return refuse(format!("{queries} queries and {keys} keys"), allowed);
+    }
+    if !problem.heads.is_multiple_of(layout.heads()) {
+        let allowed = format!("a divisor of q's {} heads", problem.heads);
+        return refuse(format!("{} heads", layout.heads()), allowed);
+    }
+    let own = match layout.causality() {
+        Causality::Full => Mask::Full,
+        Causality::Causal => Mask::Causal,
+    };
+    if own != mask {
+        return refuse(format!("{own} blocks"), format!("the mask's, {mask}"));
+    }
+    Ok(())
 }
 
 /// Plans the kernel that takes logarithms and products of every row.
@@ -374,6 +420,10 @@ impl Problem<'_> {
         scale: f32,
     ) -> Result<Launch> {
         tuning.check(caps, gradient, self.head_dim, self.v_dim)?;
+        let tuning = &match layouts.sparse {
+            Some(layout) => tuning.within(layout.block() as u32),
+            None => *tuning,
+        };
         let &AttentionLayouts { q, k, v, out, .. } = self.layouts;
         let &BackwardLayouts { dq, dk, dv, .. } = layouts;
         let params = Params {
@@ -403,7 +453,13 @@ impl Problem<'_> {
                 [self.kv_len.div_ceil(held), self.kv_heads, self.batch],
             ),
         };
+        let (block, share) = match layouts.sparse {
+            Some(layout) => (layout.block(), self.heads / layout.heads()),
+            None => (0, 1),
+        };
         let recipe = recipe
+            .with("BLOCK", block as u32)
+            .with("SHARE", share as u32)
             .with("TX", tuning.across)
             .with("TY", tuning.along)
             .with("R", tuning.rows)

@@ -3,7 +3,7 @@
 use flashwave::DType::{self, F16, F32, I8, U32};
 use flashwave::kernels::attention::{
     Attention, AttentionBackward, AttentionLayouts, BackwardLayouts, BackwardPlan, BackwardTuning,
-    Mask,
+    Blocks, Mask,
 };
 use flashwave::kernels::sparse::{Causality, SparseLayout};
 use flashwave::{Capabilities, Error, Layout, Result};
@@ -52,9 +52,9 @@ impl Call {
                 bias: self.bias.as_ref(),
                 mask: self.mask.as_ref(),
                 lse: self.lse.as_ref(),
+                sparse: self.sparse.as_ref().map(Blocks::Listed),
                 ..AttentionLayouts::new(&self.q, &self.k, &self.v, &self.out)
             },
-            sparse: self.sparse.as_ref(),
             dout: &self.dout,
             dq: &self.dq,
             dk: &self.dk,
@@ -120,7 +120,7 @@ fn what_does_not_fit_is_named() {
     for (heads, queries, causality) in [
         (3, 5, Causality::Causal),
         (8, 6, Causality::Causal),
-        (8, 5, Causality::Full),
+        (8, 9, Causality::Full),
     ] {
         assert_eq!(
             refused(|c| c.sparse = blocks(heads, queries, causality)),

@@ -37,7 +37,7 @@ ${ t.output(8, "dk", GK, VEC) }
 ${ t.output(13, "dv", GV, VEC) }
 ${ attention.functions(BIAS, MASK, SEEN, SOFTCAP, SLOPES) }
 ${ attention.inverse(SEEN) }
-#if BLOCK
+#if TILES == "listed"
 ${ sparse.lists(12) }
 ${ sparse.functions(BLOCK, SHARE, BK) }
 #endif
@@ -74,7 +74,7 @@ fn main(
     let q_base = p.q_offset + batch * p.q_batch + head * p.q_head;
     let dout_base = p.out_offset + batch * p.out_batch + head * p.out_head;
     let rows_base = (batch * grid.y * p.group + head) * p.q_len;
-    #if BLOCK
+    #if TILES == "listed"
     // The queries of each block that is listed for these keys.
     let entries = entries_of(head / ${SHARE}u * lists[0] + k0 / ${BLOCK}u);
     for (var e = entries.x; e < entries.y; e += 2u) {
@@ -116,7 +116,7 @@ fn main(
         #endfor
         ${ backward.accumulate("dk", "q", "q0", "last_query", "min(" ~ BQ ~ "u, range.y - q0)", D, R, TX, BV, WG) }
     }
-    #if BLOCK
+    #if TILES == "listed"
     }
     #endif
     }

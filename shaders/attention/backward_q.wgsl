@@ -31,7 +31,7 @@ ${ attention.inputs(BIAS, MASK, SEEN, SLOPES, 0) }
 ${ t.words(7, "rows", "vec2<f32>") }
 ${ t.output(8, "dq", GQ, VEC) }
 ${ attention.functions(BIAS, MASK, SEEN, SOFTCAP, SLOPES) }
-#if BLOCK
+#if TILES == "listed"
 ${ sparse.lists(12) }
 ${ sparse.functions(BLOCK, SHARE, BQ) }
 #endif
@@ -72,7 +72,7 @@ fn main(
     let bottom = seen_by(min(q0 + ${BQ - 1}u, last_query));
 
     ${ backward.accumulators("dq", D, R, TX) }
-    #if BLOCK
+    #if TILES == "listed"
     // The keys of each block that is listed for these rows.
     let entries = entries_of(head / ${SHARE}u * lists[0] + q0 / ${BLOCK}u);
     for (var e = entries.x; e < entries.y; e += 2u) {
@@ -98,7 +98,7 @@ fn main(
         #endfor
         ${ backward.accumulate("dq", "k", "k0", "last_key", "min(" ~ BK ~ "u, end - k0)", D, R, TX, BV, WG) }
     }
-    #if BLOCK
+    #if TILES == "listed"
     }
     #endif
 

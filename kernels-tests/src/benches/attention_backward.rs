@@ -163,7 +163,6 @@ fn prepare(
         }
         let args = BackwardArgs {
             forward: saved,
-            sparse: None,
             dout: &dout,
             dq: &dq,
             dk: &dk,

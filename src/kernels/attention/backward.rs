@@ -6,14 +6,13 @@ use bytemuck::{Pod, Zeroable};
 
 use super::problem::{self, Problem, Strides, four, multiple_of, strides};
 use super::{
-    Attention, AttentionArgs, AttentionLayouts, BackwardTuning, Documents, GradientTuning, Mask,
+    Attention, AttentionArgs, AttentionLayouts, BackwardTuning, Blocks, Documents, GradientTuning,
     SCRATCH_SLOT, most_bindings,
 };
 use crate::capabilities::{Capabilities, ReduceTier};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::MAX_BINDINGS;
-use crate::kernels::sparse::{Causality, SparseLayout};
 use crate::layout::Layout;
 use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
@@ -33,7 +32,7 @@ pub const MAX_BACKWARD_DIM: usize = 256;
 /// - `dq`, `dk`, `dv`: the gradients, of the shapes of q, k and v, types and strides as for `dout`. Where query heads
 ///   share a key head, dk and dv are the sums over them.
 ///
-/// - `sparse`: a layout over all of q and k, of the mask's causality: only its blocks are visited.
+/// - `sparse`: as in the forward pass, for all rows and keys of the layout; k and v hold all keys.
 ///
 /// head_dim and v_dim at most [`MAX_BACKWARD_DIM`]. A row that sees no key adds nothing and has a dq of zero. There are
 /// no gradients with respect to bias, slopes and sink logits. All arithmetic is in f32. Of bias, mask, documents,
@@ -69,8 +68,6 @@ impl Gradient {
 pub struct BackwardLayouts<'a> {
     /// What the forward pass took and gave; `lse` is required.
     pub forward: AttentionLayouts<'a>,
-    /// The blocks that the forward pass visited, if not all.
-    pub sparse: Option<&'a SparseLayout>,
     /// The output's gradient.
     pub dout: &'a Layout,
     /// The queries' gradient.
@@ -86,8 +83,6 @@ pub struct BackwardLayouts<'a> {
 pub struct BackwardArgs<'a> {
     /// What the forward pass took and gave; `lse` is required.
     pub forward: AttentionArgs<'a>,
-    /// The blocks that the forward pass visited, if not all.
-    pub sparse: Option<&'a SparseLayout>,
     /// The output's gradient.
     pub dout: &'a Tensor,
     /// The queries' gradient.
@@ -103,7 +98,6 @@ impl<'a> BackwardArgs<'a> {
     pub fn layouts(&self) -> BackwardLayouts<'a> {
         BackwardLayouts {
             forward: self.forward.layouts(),
-            sparse: self.sparse,
             dout: self.dout.layout(),
             dq: self.dq.layout(),
             dk: self.dk.layout(),
@@ -172,11 +166,14 @@ impl BackwardPlan {
         let rows = &pass.scratch(SCRATCH_SLOT, DType::F32, [self.count, 2])?;
         pass.launch(&self.rows, &[forward.out, args.dout, lse, rows])?;
         let ctx = pass.context();
-        let [row_table, column_table] = match args.sparse {
-            Some(layout) => [
-                Some(layout.row_table(ctx)?),
-                Some(layout.column_table(ctx)?),
-            ],
+        let [row_table, column_table] = match forward.sparse {
+            Some(blocks) => {
+                let layout = blocks.layout();
+                [
+                    Some(layout.row_table(ctx)?),
+                    Some(layout.column_table(ctx)?),
+                ]
+            }
             None => [None, None],
         };
         for (launch, outputs, lists) in [
@@ -253,7 +250,7 @@ impl AttentionBackward {
             ("mask", forward.mask.is_some()),
             ("documents", forward.documents.is_some()),
             ("slopes", forward.slopes.is_some()),
-            ("sparse", layouts.sparse.is_some()),
+            ("sparse", forward.sparse.is_some()),
         ];
         let there = optional.into_iter().filter(|(_, there)| *there);
         let room = most_bindings(caps).saturating_sub(7);
@@ -266,8 +263,8 @@ impl AttentionBackward {
                 ),
             ));
         }
-        if let Some(layout) = layouts.sparse {
-            require_layout(layout, &checked, self.forward.mask)?;
+        if let Some(blocks) = forward.sparse {
+            require_whole(blocks, &checked)?;
         }
         let tuning = self
             .tuning
@@ -335,7 +332,6 @@ impl Attention {
                 lse: Some(lse),
                 ..AttentionArgs::new(q, k, v, out)
             },
-            sparse: None,
             dout,
             dq: &gradients.dq,
             dk: &gradients.dk,
@@ -347,26 +343,19 @@ impl Attention {
     }
 }
 
-/// A layout has to be one of all rows and keys, and hide by position what the mask does.
-fn require_layout(layout: &SparseLayout, problem: &Problem<'_>, mask: Mask) -> Result<()> {
-    let refuse = |was: String, allowed: String| Err(Error::argument("sparse", was, allowed));
-    let [queries, keys] = [layout.queries(), layout.keys()];
-    if [queries, keys] != [problem.q_len, problem.kv_len] {
-        let allowed = format!("all of q's {} and k's {}", problem.q_len, problem.kv_len);
-        return refuse(format!("{queries} queries and {keys} keys"), allowed);
+/// The lists of keys are those of all rows.
+fn require_whole(blocks: Blocks<'_>, problem: &Problem<'_>) -> Result<()> {
+    let layout = blocks.layout();
+    let lengths = [layout.queries(), layout.keys()];
+    let all = [problem.q_len, problem.kv_len];
+    if matches!(blocks, Blocks::Listed(_)) && lengths == all {
+        return Ok(());
     }
-    if !problem.heads.is_multiple_of(layout.heads()) {
-        let allowed = format!("a divisor of q's {} heads", problem.heads);
-        return refuse(format!("{} heads", layout.heads()), allowed);
-    }
-    let own = match layout.causality() {
-        Causality::Full => Mask::Full,
-        Causality::Causal => Mask::Causal,
-    };
-    if own != mask {
-        return refuse(format!("{own} blocks"), format!("the mask's, {mask}"));
-    }
-    Ok(())
+    Err(Error::argument(
+        "sparse",
+        format!("{layout:?}"),
+        format!("for gradients, all of {all:?} queries and keys, without pages"),
+    ))
 }
 
 /// Plans the kernel that takes logarithms and products of every row.
@@ -420,8 +409,8 @@ impl Problem<'_> {
         scale: f32,
     ) -> Result<Launch> {
         tuning.check(caps, gradient, self.head_dim, self.v_dim)?;
-        let tuning = &match layouts.sparse {
-            Some(layout) => tuning.within(layout.block() as u32),
+        let tuning = &match &self.listed {
+            Some(listed) => tuning.within(listed.layout.block() as u32),
             None => *tuning,
         };
         let &AttentionLayouts { q, k, v, out, .. } = self.layouts;
@@ -453,13 +442,7 @@ impl Problem<'_> {
                 [self.kv_len.div_ceil(held), self.kv_heads, self.batch],
             ),
         };
-        let (block, share) = match layouts.sparse {
-            Some(layout) => (layout.block(), self.heads / layout.heads()),
-            None => (0, 1),
-        };
         let recipe = recipe
-            .with("BLOCK", block as u32)
-            .with("SHARE", share as u32)
             .with("TX", tuning.across)
             .with("TY", tuning.along)
             .with("R", tuning.rows)

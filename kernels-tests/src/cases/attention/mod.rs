@@ -401,7 +401,7 @@ pub(super) fn out_slack(kv_len: usize) -> Ulps {
 }
 
 /// The sum's relative error as above is the logarithm's absolute one; log2 has 2^-21 near 1 or 3 ulp.
-fn lse_slack(kv_len: usize) -> Ulps {
+pub(super) fn lse_slack(kv_len: usize) -> Ulps {
     Ulps(2.0 * (3.0 + 2.0 * (kv_len as f64).log2()) + 8.0)
 }
 

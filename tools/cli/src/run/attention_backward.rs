@@ -80,7 +80,6 @@ fn backward(call: &mut Call<'_>) -> Result<()> {
     let (dq, dk, dv) = (like(&q)?, like(&k)?, like(&v)?);
     let args = BackwardArgs {
         forward: saved(&options, [&q, &k, &v], [&out, &lse]),
-        sparse: None,
         dout: &dout,
         dq: &dq,
         dk: &dk,

@@ -27,24 +27,19 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
 fn row(caps: &Capabilities, [rows, n]: [usize; 2]) -> Row {
     let bytes = (2 * rows * n * 8) as f64;
     let count = sets(caps, bytes);
-    Row::memory(
-        "fft",
-        format!("fft f32 {rows}x{n}"),
-        bytes,
-        move |ctx| {
-            let sets: Vec<[Tensor; 2]> = (0..count)
-                .map(|i| {
-                    let x = random(ctx, F32, [rows, n, 2], i)?;
-                    Ok([x, Tensor::empty(ctx, F32, [rows, n, 2])?])
-                })
-                .collect::<Result<_>>()?;
-            let like = sets[0][0].layout();
-            let launches = Fft::forward().plan(ctx.capabilities(), like, like)?;
-            let label: Vec<String> = launches.iter().map(|l| l.recipe.to_string()).collect();
-            Ok(Prepared::new(label.join("; "), move |pass, run| {
-                let [x, y] = &sets[run % sets.len()];
-                Fft::forward().run(pass, x, y)
-            }))
-        },
-    )
+    Row::memory("fft", format!("fft f32 {rows}x{n}"), bytes, move |ctx| {
+        let sets: Vec<[Tensor; 2]> = (0..count)
+            .map(|i| {
+                let x = random(ctx, F32, [rows, n, 2], i)?;
+                Ok([x, Tensor::empty(ctx, F32, [rows, n, 2])?])
+            })
+            .collect::<Result<_>>()?;
+        let like = sets[0][0].layout();
+        let launches = Fft::forward().plan(ctx.capabilities(), like, like)?;
+        let label: Vec<String> = launches.iter().map(|l| l.recipe.to_string()).collect();
+        Ok(Prepared::new(label.join("; "), move |pass, run| {
+            let [x, y] = &sets[run % sets.len()];
+            Fft::forward().run(pass, x, y)
+        }))
+    })
 }

@@ -172,7 +172,10 @@ impl Setup {
                 continue;
             }
             let rounded = |x: &Vec<f32>| x.iter().map(|&x| round(x, dtype)).collect();
-            let naive = farther(&exact.of[i], [rounded(&by_sum.of[i]), rounded(&transformed.of[i])]);
+            let naive = farther(
+                &exact.of[i],
+                [rounded(&by_sum.of[i]), rounded(&transformed.of[i])],
+            );
             let name = ["du", "dv", "dw"][i];
             let found = check(&tensor.to_f32_vec()?, &exact.of[i], &naive, SLACK);
             outcome = outcome.and(found.map_err(|e| Failure::Wrong(format!("{name}: {e}")))?);

@@ -4,6 +4,7 @@
 //! files, and every check of names and types, is done here once for all of them.
 
 mod attention;
+mod attention_backward;
 mod call;
 mod dense;
 mod elementwise;
@@ -55,6 +56,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         tokens::ENTRIES,
         attention::ENTRIES,
         fft::ENTRIES,
+        attention_backward::ENTRIES,
         sparse_attention::ENTRIES,
     ]
     .into_iter()

@@ -84,6 +84,9 @@ pub struct Capabilities {
     pub pipeline_cache: bool,
     /// Cooperative-matrix shapes; empty without the feature.
     pub cooperative: Vec<CooperativeShape>,
+    /// Shaders reach the elements of cooperative matrices, 16 x 16 of f16 into f32 held by subgroups of 32, and these lie as
+    /// `shaders/lib/fragments.wgsl` says.
+    pub matrix_elements: bool,
     /// Largest storage binding in bytes: the largest tensor.
     pub binding_bytes: u64,
     /// Largest buffer in bytes.
@@ -115,6 +118,7 @@ impl Capabilities {
             timestamps_in_pass: false,
             pipeline_cache: false,
             cooperative: Vec::new(),
+            matrix_elements: false,
             binding_bytes: 128 << 20,
             buffer_bytes: 256 << 20,
             storage_buffers: 8,

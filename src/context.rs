@@ -606,6 +606,7 @@ fn capabilities(
         timestamps_in_pass: has(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         pipeline_cache: has(wgpu::Features::PIPELINE_CACHE),
         cooperative,
+        matrix_elements: false,
         binding_bytes: limits.max_storage_buffer_binding_size & !15,
         buffer_bytes: limits.max_buffer_size & !15,
         storage_buffers: limits.max_storage_buffers_per_shader_stage,

@@ -5,6 +5,7 @@
 //! and spreads the keys over the device (flash-decoding), many the prefill kernel, which tiles both ways.
 
 mod alibi;
+mod cooperative;
 mod decode;
 mod documents;
 mod mask;
@@ -27,7 +28,7 @@ pub use alibi::alibi_slopes;
 pub use documents::{Documents, Packing};
 pub use mask::{Band, Mask};
 use problem::Problem;
-pub use tuning::{DecodeTuning, PrefillTuning, Tuning};
+pub use tuning::{CooperativeTuning, DecodeTuning, MatrixUnits, PrefillTuning, Tuning};
 
 /// Most channels of a head of q and k: what multi-head latent attention (DeepSeek-V2) takes.
 pub const MAX_HEAD_DIM: usize = 576;
@@ -269,9 +270,11 @@ impl Attention {
             .unwrap_or_else(|| Tuning::new(caps, problem.head_dim, problem.v_dim));
         // The decode kernel binds one tensor more.
         if problem.q_len <= tuning.decode_queries && problem.bindings() < most_bindings(caps) {
-            problem.decode(caps, &tuning.decode)
-        } else {
-            problem.prefill(caps, &tuning.prefill)
+            return problem.decode(caps, &tuning.decode);
+        }
+        match &tuning.cooperative {
+            Some(tuning) if problem.suits_cooperative(caps) => problem.cooperative(caps, tuning),
+            _ => problem.prefill(caps, &tuning.prefill),
         }
     }
 

@@ -139,8 +139,8 @@ impl Kernel {
     }
 }
 
-/// The SPIR-V of shaders whose matrices are loaded 16 bytes at a time (their constant LOADS is "wide"), which
-/// planners make for devices that take it.
+/// The SPIR-V of shaders whose matrices are loaded 16 bytes at a time (their constant LOADS is "wide") or whose
+/// elements are reached (COOP is "elements"), which planners make for devices that take it.
 #[cfg(not(target_arch = "wasm32"))]
 fn through_spirv(
     ctx: &Context,
@@ -148,7 +148,8 @@ fn through_spirv(
     wgsl: &str,
     bindings: &[Binding],
 ) -> Result<Option<Vec<u32>>> {
-    if recipe.constant("LOADS") != Some("wide".into()) {
+    let wide = recipe.constant("LOADS") == Some("wide".into());
+    if !wide && recipe.constant("COOP") != Some("elements".into()) {
         return Ok(None);
     }
     let words = crate::spirv::compile(wgsl, bindings, ctx.checks());

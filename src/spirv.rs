@@ -1,14 +1,18 @@
 //! SPIR-V of our own WGSL for drivers that take it as it is: the way to say what WGSL has no words for.
 //!
-//! WGSL stays the only source; naga writes the SPIR-V, and [`adapt`] changes two things in it:
+//! WGSL stays the only source; naga writes the SPIR-V, and [`adapt`] changes three things in it:
 //!
 //! - **Wide cooperative loads.** A shader keeps its tiles in workgroup memory as `array<vec4<u32>>` and points
 //!   `coopLoad` at such a vector, index and stride in units of 16 bytes. naga takes the matrix's elements to be those of the
 //!   pointer, u32, where f16 is meant: that type is what is changed. SPV_KHR_cooperative_matrix lets a
 //!   pointer be to any scalar or vector, whatever the matrix is of, and the driver then loads 16 bytes at a
 //!   time: on an H100 an 8192^3 product went from 114 TFLOP/s (f16 elements) and 187 (vec4<f16>) to 279.
+//! - **Elements of cooperative matrices**, by the names of functions and variables (`elements.rs`): softmax stays in
+//!   registers, and matrices are made of what plain loads brought.
 //! - **Subgroup barriers order workgroup memory**, as WGSL says. naga 30 names SubgroupMemory alone, which
 //!   Vulkan does not have.
+
+mod elements;
 
 use std::collections::BTreeMap;
 
@@ -32,7 +36,8 @@ pub fn compile(wgsl: &str, bindings: &[Binding], checks: ShaderChecks) -> Result
     };
     let options = spv::Options {
         lang_version: (1, 5),
-        flags: spv::WriterFlags::empty(),
+        // Names, for those that stand for elements.
+        flags: spv::WriterFlags::DEBUG,
         binding_map: places(bindings),
         bounds_check_policies: naga::proc::BoundsCheckPolicies {
             index: policy,
@@ -54,7 +59,7 @@ pub fn compile(wgsl: &str, bindings: &[Binding], checks: ShaderChecks) -> Result
     };
     let words =
         spv::write_vec(&module, &info, &options, Some(&entry)).map_err(|e| e.to_string())?;
-    adapt(&words)
+    adapt(&elements::reach(&words)?)
 }
 
 /// wgpu numbers the bindings of a layout densely, in their order.
@@ -81,11 +86,21 @@ const BOUND: usize = 3;
 
 /// Instructions by number (SPIR-V 1.6, section 3.3, and SPV_KHR_cooperative_matrix).
 mod op {
+    pub const NAME: u32 = 5;
+    pub const MEMBER_NAME: u32 = 6;
     pub const CAPABILITY: u32 = 17;
     pub const TYPE_INT: u32 = 21;
     pub const TYPE_FLOAT: u32 = 22;
     pub const CONSTANT: u32 = 43;
+    pub const FUNCTION: u32 = 54;
+    pub const FUNCTION_PARAMETER: u32 = 55;
+    pub const FUNCTION_END: u32 = 56;
+    pub const VARIABLE: u32 = 59;
+    pub const ACCESS_CHAIN: u32 = 65;
+    pub const BITCAST: u32 = 124;
     pub const CONTROL_BARRIER: u32 = 224;
+    pub const LABEL: u32 = 248;
+    pub const RETURN_VALUE: u32 = 254;
     pub const TYPE_COOPERATIVE_MATRIX: u32 = 4456;
 }
 const FLOAT16: u32 = 9;

@@ -9,7 +9,7 @@ Invocation 4 * line + quad holds these elements, by number:
 Elements of A and B come as four words of two.
 
 COOP is "elements": the device's matrix units, through cooperative matrices. WGSL cannot reach their elements; SPIR-V can, and
-src/spirv.rs rewrites the functions below by the names in them. The layout is what NVIDIA's drivers use: planners
+src/spirv/elements.rs rewrites the functions below by the names in them. The layout is what NVIDIA's drivers use: planners
 ask for a device whose driver was seen to (Capabilities). "emulated": the same by plain arithmetic, for one subgroup a
 workgroup: slow, to test kernels where there are no matrix units.
 
@@ -24,18 +24,18 @@ alias MatrixA = coop_mat16x16<f16, A>;
 alias MatrixB = coop_mat16x16<f16, B>;
 alias Accumulator = coop_mat16x16<f32, C>;
 
-// To the pass over SPIR-V: the variable `element` is the element i of *m.
-fn element(m: ptr<function, Accumulator>, i: u32) -> f32 { var element: f32; return element; }
-fn set_element(m: ptr<function, Accumulator>, i: u32, x: f32) { var element: f32; element = x; }
-fn set_element_a(m: ptr<function, MatrixA>, i: u32, x: f16) { var element: f16; element = x; }
-fn set_element_b(m: ptr<function, MatrixB>, i: u32, x: f16) { var element: f16; element = x; }
+// To the pass over SPIR-V: the variable `element_of` is the element i of *m.
+fn element(m: ptr<function, Accumulator>, i: u32) -> f32 { var element_of: f32; return element_of; }
+fn set_element(m: ptr<function, Accumulator>, i: u32, x: f32) { var element_of: f32; element_of = x; }
+fn set_element_a(m: ptr<function, MatrixA>, i: u32, x: f16) { var element_of: f16; element_of = x; }
+fn set_element_b(m: ptr<function, MatrixB>, i: u32, x: f16) { var element_of: f16; element_of = x; }
 // And this returns the bits of its parameter.
-fn bitcast_halves(w: u32) -> vec2<f16> { return vec2<f16>(); }
+fn bits_as_halves(w: u32) -> vec2<f16> { return vec2<f16>(); }
 #for role in ["a", "b"]
 fn matrix_${role}(w: vec4<u32>) -> Matrix${role | upper} {
     var m: Matrix${role | upper};
     #for i in range(4)
-    let h${i} = bitcast_halves(w[${i}]);
+    let h${i} = bits_as_halves(w[${i}]);
     set_element_${role}(&m, ${2 * i}u, h${i}.x);
     set_element_${role}(&m, ${2 * i + 1}u, h${i}.y);
     #endfor

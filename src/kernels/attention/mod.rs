@@ -5,6 +5,7 @@
 //! and spreads the keys over the device (flash-decoding), many the prefill kernel, which tiles both ways.
 
 mod alibi;
+mod blocks;
 mod cooperative;
 mod decode;
 mod documents;
@@ -25,6 +26,7 @@ use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
 pub use alibi::alibi_slopes;
+pub use blocks::Blocks;
 pub use documents::{Documents, Packing};
 pub use mask::{Band, Mask};
 use problem::Problem;
@@ -84,6 +86,8 @@ pub struct AttentionLayouts<'a> {
     pub slopes: Option<&'a Layout>,
     /// Of a learned sink a head.
     pub sink_logits: Option<&'a Layout>,
+    /// The blocks of keys to visit, if not all.
+    pub sparse: Option<Blocks<'a>>,
     /// The result.
     pub out: &'a Layout,
     /// Logarithms of the rows' sums.
@@ -109,6 +113,8 @@ pub struct AttentionArgs<'a> {
     pub slopes: Option<&'a Tensor>,
     /// Of a learned sink a head.
     pub sink_logits: Option<&'a Tensor>,
+    /// The blocks of keys to visit, if not all.
+    pub sparse: Option<Blocks<'a>>,
     /// The result.
     pub out: &'a Tensor,
     /// Logarithms of the rows' sums.
@@ -127,6 +133,7 @@ impl<'a> AttentionLayouts<'a> {
             documents: None,
             slopes: None,
             sink_logits: None,
+            sparse: None,
             out,
             lse: None,
         }
@@ -145,6 +152,7 @@ impl<'a> AttentionArgs<'a> {
             documents: None,
             slopes: None,
             sink_logits: None,
+            sparse: None,
             out,
             lse: None,
         }
@@ -161,6 +169,7 @@ impl<'a> AttentionArgs<'a> {
             documents: self.documents.map(Documents::packing),
             slopes: self.slopes.map(Tensor::layout),
             sink_logits: self.sink_logits.map(Tensor::layout),
+            sparse: self.sparse,
             out: self.out.layout(),
             lse: self.lse.map(Tensor::layout),
         }
@@ -189,6 +198,10 @@ impl AttentionPlan {
             0 => None,
             n => Some(pass.scratch(SCRATCH_SLOT, DType::F32, [n])?),
         };
+        let lists = match args.sparse {
+            None => None,
+            Some(blocks) => Some(blocks.layout().row_table(pass.context())?),
+        };
         let mut tensors = arrayvec::ArrayVec::<&Tensor, MAX_BINDINGS>::from_iter([
             args.q, args.k, args.v, args.out,
         ]);
@@ -199,6 +212,7 @@ impl AttentionPlan {
         tensors.extend(args.documents.map(Documents::table));
         tensors.extend(args.slopes);
         tensors.extend(args.sink_logits);
+        tensors.extend(&lists);
         pass.launch(&self.main, &tensors)?;
         if let (Some(combine), Some(partial)) = (&self.combine, &partial) {
             tensors.clear();
@@ -269,7 +283,10 @@ impl Attention {
             .tuning
             .unwrap_or_else(|| Tuning::new(caps, problem.head_dim, problem.v_dim));
         // The decode kernel binds one tensor more.
-        if problem.q_len <= tuning.decode_queries && problem.bindings() < most_bindings(caps) {
+        if problem.q_len <= tuning.decode_queries
+            && problem.bindings() < most_bindings(caps)
+            && problem.listed.is_none()
+        {
             return problem.decode(caps, &tuning.decode);
         }
         match &tuning.cooperative {

@@ -28,24 +28,22 @@ impl Problem<'_> {
         caps: &Capabilities,
         tuning: &CooperativeTuning,
     ) -> Result<AttentionPlan> {
+        let tuning = &self.listed.map_or(*tuning, |listed| {
+            tuning.within(listed.layout.block() as u32)
+        });
         tuning.check(caps, self.head_dim, self.v_dim)?;
         let recipe = self
             .recipe("attention/flash")
             .with("COOP", tuning.units.name())
             .with("SUBS", tuning.subgroups)
             .with("RQ", tuning.rows)
-            .with("BK", tuning.keys)
-            .with("SK", tuning.part)
-            .with("QREG", 1)
-            .with("PFK", 0)
-            .with("PFV", 0)
-            .with("STAGE", "whole")
-            .with("UNROLL", 1)
-            .with("LAZY", 8)
-            .with("WHEN", "while")
-            .with("ORDER", "x");
+            .with("BK", tuning.keys);
         let queries = (tuning.subgroups * tuning.rows) as usize;
-        let grid = [self.q_len.div_ceil(queries), self.heads, self.batch];
+        let grid = match &self.listed {
+            // Heads first: long rows of tiles of all heads run before short ones.
+            None => [self.heads, self.batch, self.q_len.div_ceil(queries)],
+            Some(listed) => listed.grid(queries, self.batch),
+        };
         Ok(AttentionPlan {
             main: Launch::new(caps, recipe, grid, &self.params(0, 1))?,
             combine: None,

@@ -60,10 +60,8 @@ pub struct CooperativeTuning {
     pub subgroups: u32,
     /// Queries of a subgroup: 16 or 32.
     pub rows: u32,
-    /// Keys of a tile: a multiple of `part`.
+    /// Keys of a tile: a power of two from 16 on.
     pub keys: u32,
-    /// Keys whose scores are held at a time: 16, 32 or 64.
-    pub part: u32,
 }
 
 /// All sizes that do not change the result; [`Tuning::new`] has a device's defaults.
@@ -203,7 +201,6 @@ impl CooperativeTuning {
         subgroups: 1,
         rows: 16,
         keys: 32,
-        part: 32,
     };
 
     /// Bytes of workgroup memory: a tile of K and one of V, channels padded to 32.
@@ -216,19 +213,55 @@ impl CooperativeTuning {
         2 * u64::from(self.keys) * channels as u64 + emulated
     }
 
-    fn new(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Option<Self> {
-        if !caps.matrix_elements {
-            return None;
-        }
-        let wide = head_dim.max(v_dim) > 128;
+    pub(super) fn new(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Option<Self> {
+        let (rows, subgroups, keys) = match head_dim.max(v_dim) {
+            ..=96 => (32, 4, 64),
+            ..=128 => (32, 4, 32),
+            // The output of 16 rows takes as many registers as that of 32 with half the channels.
+            _ => (16, 8, 32),
+        };
         let tuning = Self {
             units: MatrixUnits::Device,
-            subgroups: 4,
-            rows: if wide { 16 } else { 32 },
-            keys: if wide { 32 } else { 64 },
-            part: 32,
+            subgroups,
+            rows,
+            keys,
         };
-        tuning.check(caps, head_dim, v_dim).is_ok().then_some(tuning)
+        let fits = tuning.check(caps, head_dim, v_dim).is_ok();
+        fits.then_some(tuning)
+    }
+
+    /// What a sweep on a device should try.
+    pub fn candidates(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Vec<Self> {
+        let Some(default) = Self::new(caps, head_dim, v_dim) else {
+            return Vec::new();
+        };
+        let mut found = vec![default];
+        for (rows, subgroups) in [(32, 4), (16, 8), (16, 4), (32, 8)] {
+            for keys in [32, 64] {
+                let tuning = Self {
+                    subgroups,
+                    rows,
+                    keys,
+                    ..default
+                };
+                // Else the output alone takes all registers.
+                let held = rows as usize * v_dim.next_multiple_of(32) <= 32 * 128;
+                if held && !found.contains(&tuning) && tuning.check(caps, head_dim, v_dim).is_ok() {
+                    found.push(tuning);
+                }
+            }
+        }
+        found
+    }
+
+    /// With tiles that a block of so many queries and keys is made of.
+    pub(super) fn within(mut self, block: u32) -> Self {
+        self.keys = self.keys.min(block);
+        if block < 64 {
+            self.rows = 16;
+        }
+        self.subgroups = self.subgroups.min(block / self.rows);
+        self
     }
 
     pub(super) fn check(&self, caps: &Capabilities, head_dim: usize, v_dim: usize) -> Result<()> {
@@ -236,20 +269,12 @@ impl CooperativeTuning {
             MatrixUnits::Device => caps.matrix_elements,
             MatrixUnits::Emulated => self.subgroups == 1,
         };
-        // Every invocation of the workgroup copies the same number of 16-byte groups of a tile.
-        let even = [head_dim, v_dim].iter().all(|d| {
-            let groups = self.keys as usize * d.next_multiple_of(32) / 16;
-            groups.is_multiple_of(32 * self.subgroups.max(1) as usize)
-        });
         let sound = units
-            && even
             && self.subgroups.is_power_of_two()
             && self.subgroups * 32 <= caps.invocations
             && [16, 32].contains(&self.rows)
-            && [16, 32, 64].contains(&self.part)
-            && self.keys > 0
-            && self.keys <= 128
-            && self.keys.is_multiple_of(self.part)
+            && (16..=128).contains(&self.keys)
+            && self.keys.is_power_of_two()
             && self.workgroup_bytes(head_dim, v_dim) <= caps.workgroup_bytes.into();
         if sound {
             return Ok(());

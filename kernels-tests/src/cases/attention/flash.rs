@@ -27,12 +27,12 @@ pub(super) fn all() -> Vec<(&'static str, Setup)> {
     ] {
         setups.push(emulated(mask, [2, 1], pair, 32, base));
     }
-    // Channels that are padded, several parts of a tile, two matrices of rows.
+    // Channels that are padded, two matrices of rows, other tiles.
     for (d, v_dim, sizes) in [
         (16, 24, base),
         (40, 80, base),
         (128, 64, CooperativeTuning { rows: 32, ..base }),
-        (96, 32, CooperativeTuning { part: 16, ..base }),
+        (96, 32, CooperativeTuning { keys: 16, ..base }),
         (64, 64, CooperativeTuning { keys: 64, ..base }),
     ] {
         let mut setup = emulated(Mask::Causal, [1, 1], [45, 77], d, sizes);

@@ -182,7 +182,7 @@ impl Setup {
         match self.sizes {
             Sizes::Default => {}
             Sizes::Emulated(t) => {
-                name += &format!(" emulated {}x{} by {}", t.rows, t.keys, t.part);
+                name += &format!(" emulated {}x{}", t.rows, t.keys);
             }
             sizes => name += &format!(" {sizes:?}"),
         }

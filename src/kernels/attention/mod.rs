@@ -259,7 +259,7 @@ impl Attention {
         self
     }
 
-    /// With scores bent to stay within `softcap` of zero (Gemma 2), by softcap tanh(s / softcap): more than 0, at most
+    /// With scores bent to stay within `softcap` of zero (Gemma 2), by softcap tanh(s / softcap): from 1e-30 to
     /// 1e30.
     pub fn softcap(mut self, softcap: f32) -> Self {
         self.softcap = Some(softcap);

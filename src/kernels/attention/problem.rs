@@ -326,11 +326,11 @@ fn score_factors(operator: &Attention, head_dim: usize) -> Result<(f32, f32)> {
         return Ok(((scale * log2_e) as f32, 0.0));
     };
     let inner = (scale / f64::from(softcap)) as f32;
-    if !(softcap > 0.0 && softcap <= 1e30 && inner.is_finite()) {
+    if !((1e-30..=1e30).contains(&softcap) && inner.is_finite()) {
         return Err(Error::argument(
             "softcap",
             format!("{softcap:?}"),
-            "more than 0, at most 1e30, and scale / softcap finite",
+            "1e-30 to 1e30, and scale / softcap finite",
         ));
     }
     Ok((inner, (f64::from(softcap) * log2_e) as f32))

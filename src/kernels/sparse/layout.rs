@@ -36,6 +36,7 @@ struct Inner {
 struct Tables {
     rows: Option<Tensor>,
     columns: Option<Tensor>,
+    pages: Option<Tensor>,
 }
 
 impl SparseLayout {
@@ -78,6 +79,11 @@ impl SparseLayout {
 
     pub(super) fn lists(&self) -> &Lists {
         &self.inner.rows
+    }
+
+    /// Whether both are clones of one layout.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Heads with lists of their own.
@@ -208,6 +214,13 @@ impl SparseLayout {
             columns.encode(self.shift(), |_, block| block)
         };
         self.table(ctx, |t| &mut t.columns, encode)
+    }
+
+    /// Where the blocks of each key head lie, `[kv_heads, blocks of keys]`, for who writes keys; as
+    /// [`row_table`](Self::row_table). Zeros for a layout without pages.
+    pub fn page_table(&self, ctx: &Context) -> Result<Tensor> {
+        let encode = || self.pages().map_or(vec![0], |pages| pages.pages().to_vec());
+        self.table(ctx, |t| &mut t.pages, encode)
     }
 
     fn table(

@@ -193,7 +193,7 @@ fn bad_inputs_are_named() {
         (call(&good, "mask=prefix:x"), "mask: prefix:x; allowed: "),
         (
             call(&good, "softcap=0"),
-            "softcap: 0.0; allowed: more than 0",
+            "softcap: 0.0; allowed: 1e-30 to 1e30",
         ),
         (call(&good, "alibi=-1"), "max_bias: -1; allowed: 0 to 64"),
         (

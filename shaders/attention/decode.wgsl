@@ -3,39 +3,52 @@
 //
 // Tensors as for prefill.wgsl. One workgroup handles R rows of one (batch, key head) and one split of its keys; the
 // rows are all queries of all heads that share the key head, head by head, so that K and V are read once for the
-// group. Every L adjacent invocations walk over the keys by themselves, four at a time, with an online softmax of
-// their own: sub-lane s has the columns s, s + L, .. of q, k, v and the result (KVEC / 4 columns of four elements
-// together, so that a load is KVEC elements wide), and only the dot products are summed across. K and V of a step
-// are asked for together, without a barrier in the subgroup tier. At the end the workgroup merges its groups, and
-// writes the output (one split) or its maximum, sum and unnormalised result for combine.wgsl. Which of the two is a
-// parameter, not a variant: a cache that grows past one split must not compile anything.
+// group. Teams of L invocations walk over the keys by themselves, U at a time, with an online softmax of their own:
+// sub-lane s has the units s, s + L, .. of q, k, v and the result (a unit: KVEC or VVEC elements, one access). The
+// dot products of R rows and U keys are summed across the team so that each invocation ends with those of one row and
+// T = R U / L keys (a transposition costs fewer shuffles than R U sums, and the softmax is not computed L times);
+// the weights are handed back one by one. Units stay packed until they are used: U units of K and of V are in flight
+// together, and with AHEAD 1 the next step's of K as well. At the end the workgroup merges its teams, and writes the
+// output (one split) or its maximum, sum and unnormalised result for combine.wgsl. Which of the two is a parameter,
+// not a variant: a cache that grows past one split must not compile anything.
+//
+// Keys are visited by number, 0 to `visits()`; `position` is where a visited key stands in the sequence (masks),
+// `place` where it lies in memory.
 //
 // Dropped: the merge unrolled over rows (software compilers took twice as long, and it runs once).
 #import "lib/tensor.wgsl" as t
+#import "lib/kv.wgsl" as kv
 #import "lib/attention.wgsl" as attention
 #import "lib/reduce.wgsl" as reduce
-#set D4 = (D + 3) // 4
+#set GK = [KVEC // 4, 1] | max
+#set GV = [VVEC // 4, 1] | max
+#set UNITS = (D + GK * 4 - 1) // (GK * 4)
+#set VUNITS = (DV + GV * 4 - 1) // (GV * 4)
+#set J = (UNITS + L - 1) // L
+#set JV = (VUNITS + L - 1) // L
 #set DV4 = (DV + 3) // 4
-#set W = 2 if KVEC == 8 else 1
-#set J = ((D4 + L * W - 1) // (L * W)) * W
-#set JV = ((DV4 + L * W - 1) // (L * W)) * W
+#set QUADS = U // 4
+<# Lanes of a row, and of those: lanes with keys of their own, lanes that share them, keys of one. #>
+#set RL = L // R
+#set KL = [U, RL] | min
+#set DUP = RL // KL
+#set T = U // KL
+#set OWN = (T + 3) // 4
 #set GROUPS = WG // L
-#set STEP = GROUPS * 4
+#set STEP = GROUPS * U
+#set QROW = J * GK * L
+#set OROW = JV * GV
 <# As many columns at a time as 8 KiB hold. #>
-#set JB = [JV, 512 // WG] | min
-#set POOL = [R * J * L, WG * JB] | max
+#set JB = [OROW, 512 // WG] | min
+#set POOL = [R * QROW, WG * JB] | max
 
 ${ attention.params() }
 ${ t.params(PARAMS) }
 ${ t.prelude() }
 ${ t.input(1, "q", Q, VEC) }
-#if KVEC == 8
-${ t.input8(2, "k", K) }
-${ t.input8(3, "v", V) }
-#else
-${ t.input(2, "k", K, KVEC) }
-${ t.input(3, "v", V, KVEC) }
-#endif
+${ kv.prelude([K, V]) }
+${ kv.input(2, "k", K, KVEC) }
+${ kv.input(3, "v", V, VVEC) }
 ${ t.output(4, "out", O, VEC) }
 #if BIAS != "none"
 ${ t.input(5, "bias", BIAS) }
@@ -48,35 +61,69 @@ ${ t.words(7, "lse", "f32", "read_write") }
 #endif
 ${ t.words(8, "partial", "vec4<f32>", "read_write") }
 ${ attention.functions(BIAS, MASK, SEEN) }
-${ reduce.group_sum(REDUCE, WG, L) }
 
-// The queries; at the end the groups' results.
+// The queries; at the end the teams' results.
 var<workgroup> pool: array<vec4<f32>, ${POOL}>;
-// Maximum and sum of each row and group.
+// Maximum and sum of each row and team.
 var<workgroup> states: array<vec2<f32>, ${R * GROUPS}>;
+#if REDUCE == "workgroup"
+// Each invocation's share of the dot products, and what it hands to its team.
+var<workgroup> shares: array<f32, ${R * U * WG}>;
+var<workgroup> given: array<f32, ${T * WG}>;
+var<workgroup> given_row: array<f32, ${WG}>;
+#else
+// Of two values keeps the one that is this invocation's, with what its partner had of it.
+fn fold4(a: vec4<f32>, b: vec4<f32>, second: bool, partner: u32) -> vec4<f32> {
+    return select(a, b, second) + subgroupShuffleXor(select(b, a, second), partner);
+}
+fn fold2(a: vec2<f32>, b: vec2<f32>, second: bool, partner: u32) -> vec2<f32> {
+    return select(a, b, second) + subgroupShuffleXor(select(b, a, second), partner);
+}
+fn fold1(a: f32, b: f32, second: bool, partner: u32) -> f32 {
+    return select(a, b, second) + subgroupShuffleXor(select(b, a, second), partner);
+}
+#endif
 
-// The place in a row, in groups of four elements, of a sub-lane's j-th column.
-fn column(j: u32, sub: u32) -> u32 {
-    #if W == 2
-    return ((j >> 1u) * ${L}u + sub) * 2u + (j & 1u);
+// The keys that some row sees: those from `first` on, and the first `sinks`, a multiple of four unless all are seen,
+// so that four keys visited together are neighbours.
+struct Visits {
+    sinks: u32,
+    first: u32,
+    count: u32,
+}
+
+fn visits() -> Visits {
+    #if SEEN == "band"
+    let end = seen_by(p.q_len - 1u).end;
+    let first = min(seen_by(0u).begin, end);
+    let sinks = min((p.sinks + 3u) & ~3u, first);
+    return Visits(sinks, first, sinks + end - first);
     #else
-    return j * ${L}u + sub;
+    return Visits(0u, 0u, p.kv_len);
     #endif
 }
 
-#macro load(name, u, columns, d)
-#for j in range(0, columns, W)
-    #if W == 2
-    let ${name}_pair_${u}_${j} = load8_${name}(${name}_at_${u} + min(column(${j}u, sub), ${(d + 3) // 4 - 2}u) * 4u);
-    let ${name}_${u}_${j} = ${name}_pair_${u}_${j}.low;
-    let ${name}_${u}_${j + 1} = ${name}_pair_${u}_${j}.high;
-    #elif KVEC == 4
-    let ${name}_${u}_${j} = load4_${name}(${name}_at_${u} + min(column(${j}u, sub), ${(d + 3) // 4 - 1}u) * 4u);
+fn position(x: u32, all: Visits) -> u32 {
+    #if SEEN == "band"
+    return select(x - all.sinks + all.first, x, x < all.sinks);
     #else
-    let ${name}_${u}_${j} = load_some_${name}(
-        ${name}_at_${u} + column(${j}u, sub) * 4u, ${d}u - min(column(${j}u, sub) * 4u, ${d}u));
+    return x;
     #endif
-#endfor
+}
+
+// The row of K and V within the head: in bounds whatever `x` is.
+fn place(x: u32, all: Visits) -> u32 {
+    return min(position(x, all), p.kv_len - 1u);
+}
+
+#macro load(name, u, j, vec, units, d)
+#if vec == 1
+raw_some_${name}(${name}_base + row_${u} * p.${name}_row + ${j * L * 4}u + sub * 4u, ${d}u - min(${j * L * 4}u + sub * 4u, ${d}u))
+#elif units % L == 0
+raw_${name}(${name}_base + row_${u} * p.${name}_row + ${j * L * vec}u + sub * ${vec}u)
+#else
+raw_${name}(${name}_base + row_${u} * p.${name}_row + min(${j * L}u + sub, ${units - 1}u) * ${vec}u)
+#endif
 #endmacro
 
 @compute @workgroup_size(${WG})
@@ -96,75 +143,221 @@ fn main(
     let batch = workgroup.z;
     let k_base = p.k_offset + batch * p.k_batch + kv_head * p.k_head;
     let v_base = p.v_offset + batch * p.v_batch + kv_head * p.v_head;
+    let all = visits();
+    let steps = (all.count + ${STEP - 1}u) / ${STEP}u;
+    let split = (steps + p.splits - 1u) / p.splits * ${STEP}u;
+    let begin = workgroup.x * split;
+    let end = min(begin + split, all.count);
+
+    // The row whose scores are this invocation's, and the first of its keys. Rows past the last repeat it and are
+    // not stored.
+    let row = min(first_row + sub / ${RL}u, rows - 1u);
+    let key = sub % ${RL}u / ${DUP}u * ${T}u;
+    let query = row % p.q_len;
+    let head = kv_head * p.group + row / p.q_len;
+    let seen = seen_by(query);
+    var m = HIDDEN;
+    var l = 0.0;
     #for r in range(R)
-    // Rows past the last repeat it and are not stored.
-    let row_${r} = min(first_row + ${r}u, rows - 1u);
-    let query_${r} = row_${r} % p.q_len;
-    let head_${r} = kv_head * p.group + row_${r} / p.q_len;
-    let seen_${r} = seen_by(query_${r});
-    var m_${r} = HIDDEN;
-    var l_${r} = 0.0;
-    #for j in range(JV)
-    var o_${r}_${j} = vec4<f32>();
+    #for c in range(OROW)
+    var o_${r}_${c} = vec4<f32>();
     #endfor
     #endfor
 
-    for (var e = lane; e < ${R * J * L}u; e += ${WG}u) {
-        let row = min(first_row + e / ${J * L}u, rows - 1u);
-        let col = (e % ${J * L}u) * 4u;
-        let source = p.q_offset + batch * p.q_batch + (kv_head * p.group + row / p.q_len) * p.q_head
-            + (row % p.q_len) * p.q_row + col;
+    for (var e = lane; e < ${R * QROW}u; e += ${WG}u) {
+        let r = min(first_row + e / ${QROW}u, rows - 1u);
+        let unit = (e % ${QROW}u) / ${GK * L}u * ${L}u + e % ${L}u;
+        let col = (unit * ${GK}u + e / ${L}u % ${GK}u) * 4u;
+        let source = p.q_offset + batch * p.q_batch + (kv_head * p.group + r / p.q_len) * p.q_head
+            + (r % p.q_len) * p.q_row + col;
         // Columns past the end are zero: whatever stands in K beside them does not count.
         pool[e] = load_some_q(source, ${D}u - min(col, ${D}u));
     }
     workgroupBarrier();
 
-    let begin = workgroup.x * p.split_keys;
-    let end = min(begin + p.split_keys, p.kv_len);
-    for (var k0 = begin; k0 < end; k0 += ${STEP}u) {
-        let key = k0 + team * 4u;
-        #for u in range(4)
-        let place_${u} = min(key + ${u}u, p.kv_len - 1u);
-        let k_at_${u} = k_base + place_${u} * p.k_row;
-        ${ load("k", u, J, D) }
+    #if AHEAD == 1
+    #for u in range(U)
+    var row_${u} = place(begin + team * ${U}u + ${u}u, all);
+    #for j in range(J)
+    var k_${u}_${j} = ${ load("k", u, j, KVEC, UNITS, D) };
+    #endfor
+    #endfor
+    #endif
+    for (var x0 = begin; x0 < end; x0 += ${STEP}u) {
+        let x = x0 + team * ${U}u;
+        #if AHEAD == 0
+        #for u in range(U)
+        let row_${u} = place(x + ${u}u, all);
+        #for j in range(J)
+        let k_${u}_${j} = ${ load("k", u, j, KVEC, UNITS, D) };
         #endfor
-        #for u in range(4)
-        let v_at_${u} = v_base + place_${u} * p.v_row;
-        ${ load("v", u, JV, DV) }
         #endfor
+        #endif
+        #for u in range(U)
+        #for j in range(JV)
+        let v_${u}_${j} = ${ load("v", u, j, VVEC, VUNITS, DV) };
+        #endfor
+        #endfor
+
+        // This invocation's share of the dot products: four keys together.
+        #for r in range(R)
+        #for i in range(QUADS)
+        var s_${r}_${i} = vec4<f32>();
+        #endfor
+        #endfor
+        #for j in range(J)
+        #for g in range(GK)
+        {
+            #for u in range(U)
+            let a_${u} = ${ kv.four(K, KVEC, "k_" ~ u ~ "_" ~ j, g) };
+            #endfor
+            #for r in range(R)
+            let q_${r} = pool[${(r * J + j) * GK * L + g * L}u + sub];
+            #for i in range(QUADS)
+            #for c in "xyzw"
+            s_${r}_${i} = fma(vec4<f32>(q_${r}.${c}), vec4<f32>(a_${i * 4}.${c}, a_${i * 4 + 1}.${c}, a_${i * 4 + 2}.${c}, a_${i * 4 + 3}.${c}), s_${r}_${i});
+            #endfor
+            #endfor
+            #endfor
+        }
+        #endfor
+        #endfor
+        #if AHEAD == 1
+        #for u in range(U)
+        row_${u} = place(x + ${STEP + u}u, all);
+        #for j in range(J)
+        k_${u}_${j} = ${ load("k", u, j, KVEC, UNITS, D) };
+        #endfor
+        #endfor
+        #endif
+
+        // Summed across the team: the scores of this invocation's row and keys, the first ${T} of `own_*`.
+        #if REDUCE == "workgroup"
+        #for r in range(R)
+        #for u in range(U)
+        shares[${(r * U + u) * WG}u + lane] = s_${r}_${u // 4}.${"xyzw"[u % 4]};
+        #endfor
+        #endfor
+        workgroupBarrier();
+        #for i in range(OWN)
+        var own_${i} = vec4<f32>();
+        #for c in range([T, 4] | min)
+        for (var i = 0u; i < ${L}u; i += 1u) {
+            own_${i}.${"xyzw"[c]} += shares[(sub / ${RL}u * ${U}u + key + ${i * 4 + c}u) * ${WG}u + team * ${L}u + i];
+        }
+        #endfor
+        #endfor
+        #else
+        #for mask in [64, 32, 16, 8, 4, 2, 1] if mask < L
+        #set half = R * mask // L
+        #set half_keys = U * mask // RL
+        #if half >= 1
+        #for r in range(half)
+        #for i in range(QUADS)
+        s_${r}_${i} = fold4(s_${r}_${i}, s_${r + half}_${i}, (sub & ${mask}u) != 0u, ${mask}u);
+        #endfor
+        #endfor
+        #elif half_keys >= 4
+        #for i in range(half_keys // 4)
+        s_0_${i} = fold4(s_0_${i}, s_0_${i + half_keys // 4}, (sub & ${mask}u) != 0u, ${mask}u);
+        #endfor
+        #elif half_keys == 2
+        let two = fold2(s_0_0.xy, s_0_0.zw, (sub & ${mask}u) != 0u, ${mask}u);
+        #elif half_keys == 1
+        var one = fold1(two.x, two.y, (sub & ${mask}u) != 0u, ${mask}u);
+        #else
+        one += subgroupShuffleXor(one, ${mask}u);
+        #endif
+        #endfor
+        #for i in range(OWN)
+        let own_${i} = ${ "vec4<f32>(one)" if T == 1 else "two.xyxy" if T == 2 else "s_0_" ~ i };
+        #endfor
+        #endif
+
+        // One step of the online softmax.
+        let own_key = position(x + key, all);
+        #for i in range(OWN)
+        let score_${i} = scores(own_${i}, batch, head, query, own_key + ${i * 4}u, seen);
+        #endfor
+        var top = m;
+        #for i in range(OWN)
+        top = max(top, ${ "score_0.x" if T == 1 else "max(score_0.x, score_0.y)" if T == 2 else "largest(score_" ~ i ~ ")" });
+        #endfor
+        #if REDUCE == "workgroup"
+        given_row[lane] = top;
+        workgroupBarrier();
+        for (var i = 0u; i < ${RL}u; i += 1u) {
+            top = max(top, given_row[lane / ${RL}u * ${RL}u + i]);
+        }
+        #else
+        #for mask in [64, 32, 16, 8, 4, 2, 1] if mask < RL and mask >= DUP
+        top = max(top, subgroupShuffleXor(top, ${mask}u));
+        #endfor
+        #endif
+        let shrink = exp2(m - top);
+        m = top;
+        #for i in range(OWN)
+        let weight_${i} = weights(score_${i}, top);
+        #endfor
+        l = l * shrink + ${ "weight_0.x" if T == 1 else "(weight_0.x + weight_0.y)" if T == 2 else "sum_of(weight_0)" };
+        #for i in range(1, OWN)
+        l += sum_of(weight_${i});
+        #endfor
+
+        // The weights of all rows and keys, back to the whole team.
+        #if REDUCE == "workgroup"
+        workgroupBarrier();
+        given_row[lane] = shrink;
+        #for t in range(T)
+        given[${t * WG}u + lane] = weight_${t // 4}.${"xyzw"[t % 4]};
+        #endfor
+        workgroupBarrier();
+        #else
+        let home = group_invocation & ~${L - 1}u;
+        #endif
         #for r in range(R)
         {
-            var s = vec4<f32>();
-            #for j in range(J)
-            {
-                let q = pool[${r * J * L}u + column(${j}u, sub)];
-                #for i in range(4)
-                s = fma(vec4<f32>(q[${i}]), vec4<f32>(k_0_${j}[${i}], k_1_${j}[${i}], k_2_${j}[${i}], k_3_${j}[${i}]), s);
-                #endfor
-            }
+            #if REDUCE == "workgroup"
+            let shrink_row = given_row[team * ${L}u + ${r * RL}u];
+            #else
+            let shrink_row = subgroupShuffle(shrink, home + ${r * RL}u);
+            #endif
+            #for u in range(U)
+            #if REDUCE == "workgroup"
+            let w_${u} = given[${u % T * WG}u + team * ${L}u + ${r * RL + u // T * DUP}u];
+            #else
+            let w_${u} = subgroupShuffle(weight_${u % T // 4}.${"xyzw"[u % T % 4]}, home + ${r * RL + u // T * DUP}u);
+            #endif
             #endfor
-            s = scores(group_sum(s, lane), batch, head_${r}, query_${r}, key,
-                Seen(seen_${r}.begin, min(seen_${r}.end, end)));
-            let m = max(m_${r}, largest(s));
-            let shrink = exp2(m_${r} - m);
-            let w = weights(s, m);
-            m_${r} = m;
-            l_${r} = l_${r} * shrink + sum_of(w);
             #for j in range(JV)
-            o_${r}_${j} *= shrink;
-            #for u in range(4)
-            o_${r}_${j} = fma(vec4<f32>(w[${u}]), v_${u}_${j}, o_${r}_${j});
+            #for g in range(GV)
+            #set c = j * GV + g
+            o_${r}_${c} *= shrink_row;
+            #for u in range(U)
+            o_${r}_${c} = fma(vec4<f32>(w_${u}), ${ kv.four(V, VVEC, "v_" ~ u ~ "_" ~ j, g) }, o_${r}_${c});
+            #endfor
             #endfor
             #endfor
         }
         #endfor
     }
 
-    // Merge the groups, row by row: in a loop, so that compilers see it once.
-    if sub == 0u {
-        #for r in range(R)
-        states[${r * GROUPS}u + team] = vec2<f32>(m_${r}, l_${r});
-        #endfor
+    // Merge the teams, row by row: in a loop, so that compilers see it once.
+    #if REDUCE == "workgroup"
+    workgroupBarrier();
+    given_row[lane] = l;
+    workgroupBarrier();
+    l = 0.0;
+    for (var i = 0u; i < ${RL}u; i += ${DUP}u) {
+        l += given_row[lane / ${RL}u * ${RL}u + i];
+    }
+    #else
+    #for mask in [64, 32, 16, 8, 4, 2, 1] if mask < RL and mask >= DUP
+    l += subgroupShuffleXor(l, ${mask}u);
+    #endfor
+    #endif
+    if sub % ${RL}u == 0u {
+        states[sub / ${RL}u * ${GROUPS}u + team] = vec2<f32>(m, l);
     }
     workgroupBarrier();
     for (var r = 0u; r < min(${R}u, rows - first_row); r += 1u) {
@@ -185,8 +378,8 @@ fn main(
         // The row's place in [batch, heads, q_len].
         let place = (batch * heads + head) * p.q_len + query;
         let partial_at = (place * p.splits + workgroup.x) * ${DV4 + 1}u;
-        #for jb in range(0, JV, JB)
-        #set COUNT = [JB, JV - jb] | min
+        #for jb in range(0, OROW, JB)
+        #set COUNT = [JB, OROW - jb] | min
         workgroupBarrier();
         #for own in range(R)
         if r == ${own}u {
@@ -197,12 +390,12 @@ fn main(
         #endfor
         workgroupBarrier();
         for (var e = lane; e < ${COUNT * L}u; e += ${WG}u) {
-            let j = e / ${L}u;
-            let c = column(${jb}u + j, e % ${L}u);
+            let j = ${jb}u + e / ${L}u;
+            let c = (j / ${GV}u * ${L}u + e % ${L}u) * ${GV}u + j % ${GV}u;
             if c < ${DV4}u {
                 var total = vec4<f32>();
                 for (var g = 0u; g < ${GROUPS}u; g += 1u) {
-                    total += pool[j * ${WG}u + g * ${L}u + e % ${L}u];
+                    total += pool[(j - ${jb}u) * ${WG}u + g * ${L}u + e % ${L}u];
                 }
                 if p.splits == 1u {
                     // A row that sees nothing is zero.

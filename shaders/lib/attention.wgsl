@@ -46,8 +46,7 @@ struct Params {
     group: u32,
     q_len: u32,
     kv_len: u32,
-    // Keys of one workgroup of the decode kernel.
-    split_keys: u32,
+    // Workgroups that the decode kernel's keys are split for.
     splits: u32,
 }
 #endmacro

@@ -22,7 +22,7 @@ use crate::tensor::Tensor;
 
 pub use mask::{Band, Mask};
 use problem::Problem;
-pub use tuning::{DecodeTuning, PrefillTuning, Tuning};
+pub use tuning::{DecodeTuning, Loads, PrefillTuning, Tuning};
 
 /// Most channels of a head, of q and k as of v.
 pub const MAX_HEAD_DIM: usize = 256;

@@ -26,7 +26,7 @@ impl Problem<'_> {
         let queries = (tuning.query_threads * tuning.rows) as usize;
         let grid = [self.q_len.div_ceil(queries), self.heads, self.batch];
         Ok(AttentionPlan {
-            main: Launch::new(caps, recipe, grid, &self.params(0, 1))?,
+            main: Launch::new(caps, recipe, grid, &self.params(1))?,
             combine: None,
             partial: 0,
         })

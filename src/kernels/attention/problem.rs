@@ -25,7 +25,6 @@ pub(super) struct Params {
     group: u32,
     q_len: u32,
     kv_len: u32,
-    split_keys: u32,
     splits: u32,
 }
 
@@ -49,7 +48,7 @@ pub(super) struct Problem<'a> {
     pub(super) kv_len: usize,
     pub(super) head_dim: usize,
     pub(super) v_dim: usize,
-    mask_kind: Mask,
+    pub(super) mask_kind: Mask,
     /// The scale times log2 e.
     scale: f32,
     bias: Option<Broadcast>,
@@ -149,7 +148,7 @@ impl<'a> Problem<'a> {
         })
     }
 
-    pub(super) fn params(&self, split_keys: usize, splits: usize) -> Params {
+    pub(super) fn params(&self, splits: usize) -> Params {
         let AttentionLayouts { q, k, v, out, .. } = self.layouts;
         let [q, k, v, out] = [q, k, v, out].map(|l| strides(l));
         let of = |b: &Option<Broadcast>| b.as_ref().map_or(Strides::default(), |b| b.strides);
@@ -168,7 +167,6 @@ impl<'a> Problem<'a> {
             group: (self.heads / self.kv_heads) as u32,
             q_len: self.q_len as u32,
             kv_len: self.kv_len as u32,
-            split_keys: split_keys as u32,
             splits: splits as u32,
         }
     }

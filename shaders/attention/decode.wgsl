@@ -13,13 +13,18 @@
 // not a variant: a cache that grows past one split must not compile anything.
 //
 // Keys are visited by number, 0 to `visits()`; `position` is where a visited key stands in the sequence (masks),
-// `place` where it lies in memory.
+// `place` where it lies in memory: in strided tensors (PAGE strided), or in a cache of pages (lib/pages.wgsl).
+//
+// Formats with scales (lib/kv.wgsl): a row's scale multiplies the finished dot product and the weight, in the one
+// invocation that owns them; a block's multiplies the shares of dot products that an invocation has of it.
+// With ORDER 1, channel c of the keys' rows is channel order[head][c] of the queries.
 //
 // Dropped: the merge unrolled over rows (software compilers took twice as long, and it runs once).
 #import "lib/tensor.wgsl" as t
 #import "lib/kv.wgsl" as kv
 #import "lib/attention.wgsl" as attention
 #import "lib/reduce.wgsl" as reduce
+#import "lib/pages.wgsl" as pages
 #set GK = [KVEC // 4, 1] | max
 #set GV = [VVEC // 4, 1] | max
 #set UNITS = (D + GK * 4 - 1) // (GK * 4)
@@ -40,6 +45,10 @@
 #set OROW = JV * GV
 <# As many columns at a time as 8 KiB hold. #>
 #set JB = [OROW, 512 // WG] | min
+#set KSW = ((D + KB - 1) // KB + 3) // 4 if KB else 1
+#set VSW = ((DV + VB - 1) // VB + 3) // 4 if VB else 1
+<# Whether keys visited together lie together. #>
+#set TOGETHER = SEEN != "band" and (PAGE in ["none", "whole", "strided"] or PAGE % U == 0)
 #set POOL = [R * QROW, WG * JB] | max
 
 ${ attention.params() }
@@ -60,7 +69,19 @@ ${ t.words(6, "mask", "u32") }
 ${ t.words(7, "lse", "f32", "read_write") }
 #endif
 ${ t.words(8, "partial", "vec4<f32>", "read_write") }
-${ attention.functions(BIAS, MASK, SEEN) }
+#if PAGE not in ["strided", "none"]
+${ t.words(14, "table", "u32") }
+#endif
+#if ORDER == 1
+${ t.words(15, "order", "u32") }
+#endif
+${ attention.functions(BIAS, MASK, SEEN, length="kv_length") }
+#if PAGE != "strided"
+${ pages.functions(PAGE) }
+#endif
+
+// Keys of the sequence.
+var<private> kv_length: u32;
 
 // The queries; at the end the teams' results.
 var<workgroup> pool: array<vec4<f32>, ${POOL}>;
@@ -84,6 +105,13 @@ fn fold1(a: f32, b: f32, second: bool, partner: u32) -> f32 {
 }
 #endif
 
+#if KS == "block" or VS == "block"
+// The scale of a block by the byte of a word.
+fn exponent(word: u32, block: u32) -> f32 {
+    return bitcast<f32>(((word >> (block % 4u * 8u)) & 0xffu) << 23u);
+}
+#endif
+
 // The keys that some row sees: those from `first` on, and the first `sinks`, a multiple of four unless all are seen,
 // so that four keys visited together are neighbours.
 struct Visits {
@@ -99,7 +127,7 @@ fn visits() -> Visits {
     let sinks = min((p.sinks + 3u) & ~3u, first);
     return Visits(sinks, first, sinks + end - first);
     #else
-    return Visits(0u, 0u, p.kv_len);
+    return Visits(0u, 0u, kv_length);
     #endif
 }
 
@@ -111,10 +139,33 @@ fn position(x: u32, all: Visits) -> u32 {
     #endif
 }
 
-// The row of K and V within the head: in bounds whatever `x` is.
-fn place(x: u32, all: Visits) -> u32 {
-    return min(position(x, all), p.kv_len - 1u);
+// The row of K and V, counted within the head (strided) or in the cache: in bounds whatever `x` is.
+fn place(x: u32, all: Visits, batch: u32, kv_head: u32) -> u32 {
+    let token = min(position(x, all), max(kv_length, 1u) - 1u);
+    #if PAGE == "strided"
+    return token;
+    #else
+    return stored_row(batch, kv_head, token);
+    #endif
 }
+
+<# row_0 to row_{U - 1} of the keys visited from `x` on. #>
+#macro places(x, how)
+#if TOGETHER
+{
+    let last = max(kv_length, 1u) - 1u;
+    let first = min(${x}, last);
+    row_0 = place(first, all, batch, kv_head);
+    #for u in range(1, U)
+    row_${u} = row_0 + min(${x} + ${u}u, last) - first;
+    #endfor
+}
+#else
+#for u in range(U)
+row_${u} = place(${x} + ${u}u, all, batch, kv_head);
+#endfor
+#endif
+#endmacro
 
 #macro load(name, u, j, vec, units, d)
 #if vec == 1
@@ -141,8 +192,18 @@ fn main(
     let first_row = (workgroup.y % row_tiles) * ${R}u;
     let heads = (grid.y / row_tiles) * p.group;
     let batch = workgroup.z;
+    #if PAGE == "strided"
     let k_base = p.k_offset + batch * p.k_batch + kv_head * p.k_head;
     let v_base = p.v_offset + batch * p.v_batch + kv_head * p.v_head;
+    #else
+    let k_base = 0u;
+    let v_base = 0u;
+    #endif
+    #if PAGE in ["strided", "none"]
+    kv_length = p.kv_len;
+    #else
+    kv_length = min(table[batch], p.kv_len);
+    #endif
     let all = visits();
     let steps = (all.count + ${STEP - 1}u) / ${STEP}u;
     let split = (steps + p.splits - 1u) / p.splits * ${STEP}u;
@@ -158,6 +219,16 @@ fn main(
     let seen = seen_by(query);
     var m = HIDDEN;
     var l = 0.0;
+    #if KS == "block"
+    #for j in range(J)
+    let k_block_${j} = min(${j * L}u + sub, ${UNITS - 1}u) * ${KVEC}u / ${KB}u;
+    #endfor
+    #endif
+    #if VS == "block"
+    #for j in range(JV)
+    let v_block_${j} = min(${j * L}u + sub, ${VUNITS - 1}u) * ${VVEC}u / ${VB}u;
+    #endfor
+    #endif
     #for r in range(R)
     #for c in range(OROW)
     var o_${r}_${c} = vec4<f32>();
@@ -171,13 +242,24 @@ fn main(
         let source = p.q_offset + batch * p.q_batch + (kv_head * p.group + r / p.q_len) * p.q_head
             + (r % p.q_len) * p.q_row + col;
         // Columns past the end are zero: whatever stands in K beside them does not count.
+        #if ORDER == 1
+        var q = vec4<f32>();
+        for (var i = 0u; i < min(4u, ${D}u - min(col, ${D}u)); i += 1u) {
+            q[i] = load_q(source - col + order[kv_head * ${D}u + col + i]);
+        }
+        pool[e] = q;
+        #else
         pool[e] = load_some_q(source, ${D}u - min(col, ${D}u));
+        #endif
     }
     workgroupBarrier();
 
-    #if AHEAD == 1
     #for u in range(U)
-    var row_${u} = place(begin + team * ${U}u + ${u}u, all);
+    var row_${u}: u32;
+    #endfor
+    #if AHEAD == 1
+    ${ places("begin + team * " ~ U ~ "u") }
+    #for u in range(U)
     #for j in range(J)
     var k_${u}_${j} = ${ load("k", u, j, KVEC, UNITS, D) };
     #endfor
@@ -186,8 +268,8 @@ fn main(
     for (var x0 = begin; x0 < end; x0 += ${STEP}u) {
         let x = x0 + team * ${U}u;
         #if AHEAD == 0
+        ${ places("x") }
         #for u in range(U)
-        let row_${u} = place(x + ${u}u, all);
         #for j in range(J)
         let k_${u}_${j} = ${ load("k", u, j, KVEC, UNITS, D) };
         #endfor
@@ -199,6 +281,30 @@ fn main(
         #endfor
         #endfor
 
+        #if KS == "row" or VS == "row"
+        #for t in range(T)
+        let own_row_${t} = place(x + key + ${t}u, all, batch, kv_head);
+        #if KS == "row"
+        let k_scale_${t} = bitcast<f32>(word_k(p.k_scales + own_row_${t}));
+        #endif
+        #if VS == "row"
+        let v_scale_${t} = bitcast<f32>(word_v(p.v_scales + own_row_${t}));
+        #endif
+        #endfor
+        #endif
+        #for u in range(U)
+        #if KS == "block"
+        #for j in range(J)
+        let k_scale_${u}_${j} = exponent(word_k(p.k_scales + row_${u} * ${KSW}u + k_block_${j} / 4u), k_block_${j});
+        #endfor
+        #endif
+        #if VS == "block"
+        #for j in range(JV)
+        let v_scale_${u}_${j} = exponent(word_v(p.v_scales + row_${u} * ${VSW}u + v_block_${j} / 4u), v_block_${j});
+        #endfor
+        #endif
+        #endfor
+
         // This invocation's share of the dot products: four keys together.
         #for r in range(R)
         #for i in range(QUADS)
@@ -206,6 +312,15 @@ fn main(
         #endfor
         #endfor
         #for j in range(J)
+        {
+        #if KS == "block"
+        #for r in range(R)
+        #for i in range(QUADS)
+        var block_${r}_${i} = vec4<f32>();
+        #endfor
+        #endfor
+        #endif
+        #set s = "block" if KS == "block" else "s"
         #for g in range(GK)
         {
             #for u in range(U)
@@ -215,16 +330,24 @@ fn main(
             let q_${r} = pool[${(r * J + j) * GK * L + g * L}u + sub];
             #for i in range(QUADS)
             #for c in "xyzw"
-            s_${r}_${i} = fma(vec4<f32>(q_${r}.${c}), vec4<f32>(a_${i * 4}.${c}, a_${i * 4 + 1}.${c}, a_${i * 4 + 2}.${c}, a_${i * 4 + 3}.${c}), s_${r}_${i});
+            ${s}_${r}_${i} = fma(vec4<f32>(q_${r}.${c}), vec4<f32>(a_${i * 4}.${c}, a_${i * 4 + 1}.${c}, a_${i * 4 + 2}.${c}, a_${i * 4 + 3}.${c}), ${s}_${r}_${i});
             #endfor
             #endfor
             #endfor
         }
         #endfor
+        #if KS == "block"
+        #for r in range(R)
+        #for i in range(QUADS)
+        s_${r}_${i} = fma(block_${r}_${i}, vec4<f32>(k_scale_${i * 4}_${j}, k_scale_${i * 4 + 1}_${j}, k_scale_${i * 4 + 2}_${j}, k_scale_${i * 4 + 3}_${j}), s_${r}_${i});
+        #endfor
+        #endfor
+        #endif
+        }
         #endfor
         #if AHEAD == 1
+        ${ places("x + " ~ STEP ~ "u") }
         #for u in range(U)
-        row_${u} = place(x + ${STEP + u}u, all);
         #for j in range(J)
         k_${u}_${j} = ${ load("k", u, j, KVEC, UNITS, D) };
         #endfor
@@ -277,7 +400,13 @@ fn main(
         // One step of the online softmax.
         let own_key = position(x + key, all);
         #for i in range(OWN)
-        let score_${i} = scores(own_${i}, batch, head, query, own_key + ${i * 4}u, seen);
+        #set scale = "own_" ~ i
+        #if KS == "row"
+        #set scale = scale ~ " * vec4<f32>(k_scale_" ~ (i * 4) ~ ", k_scale_" ~ ([i * 4 + 1, T - 1] | min) ~ ", k_scale_" ~ ([i * 4 + 2, T - 1] | min) ~ ", k_scale_" ~ ([i * 4 + 3, T - 1] | min) ~ ")"
+        #elif K == "f8e4m3"
+        #set scale = scale ~ " * 256.0"
+        #endif
+        let score_${i} = scores(${scale}, batch, head, query, own_key + ${i * 4}u, seen);
         #endfor
         var top = m;
         #for i in range(OWN)
@@ -299,6 +428,9 @@ fn main(
         #for i in range(OWN)
         let weight_${i} = weights(score_${i}, top);
         #endfor
+        #for t in range(T)
+        let gift_${t} = weight_${t // 4}.${"xyzw"[t % 4]}${" * v_scale_" ~ t if VS == "row" else " * 256.0" if V == "f8e4m3" else ""};
+        #endfor
         l = l * shrink + ${ "weight_0.x" if T == 1 else "(weight_0.x + weight_0.y)" if T == 2 else "sum_of(weight_0)" };
         #for i in range(1, OWN)
         l += sum_of(weight_${i});
@@ -309,7 +441,7 @@ fn main(
         workgroupBarrier();
         given_row[lane] = shrink;
         #for t in range(T)
-        given[${t * WG}u + lane] = weight_${t // 4}.${"xyzw"[t % 4]};
+        given[${t * WG}u + lane] = gift_${t};
         #endfor
         workgroupBarrier();
         #else
@@ -326,7 +458,7 @@ fn main(
             #if REDUCE == "workgroup"
             let w_${u} = given[${u % T * WG}u + team * ${L}u + ${r * RL + u // T * DUP}u];
             #else
-            let w_${u} = subgroupShuffle(weight_${u % T // 4}.${"xyzw"[u % T % 4]}, home + ${r * RL + u // T * DUP}u);
+            let w_${u} = subgroupShuffle(gift_${u % T}, home + ${r * RL + u // T * DUP}u);
             #endif
             #endfor
             #for j in range(JV)
@@ -334,7 +466,7 @@ fn main(
             #set c = j * GV + g
             o_${r}_${c} *= shrink_row;
             #for u in range(U)
-            o_${r}_${c} = fma(vec4<f32>(w_${u}), ${ kv.four(V, VVEC, "v_" ~ u ~ "_" ~ j, g) }, o_${r}_${c});
+            o_${r}_${c} = fma(vec4<f32>(w_${u}${" * v_scale_" ~ u ~ "_" ~ j if VS == "block" else ""}), ${ kv.four(V, VVEC, "v_" ~ u ~ "_" ~ j, g) }, o_${r}_${c});
             #endfor
             #endfor
             #endfor

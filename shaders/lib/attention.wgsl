@@ -48,10 +48,19 @@ struct Params {
     kv_len: u32,
     // Workgroups that the decode kernel's keys are split for.
     splits: u32,
+    // Caches: the words of the first scales, and what lib/pages.wgsl takes.
+    k_scales: u32,
+    v_scales: u32,
+    page_size: u32,
+    pages: u32,
+    blocks: u32,
+    batches: u32,
+    heads: u32,
 }
 #endmacro
 
-#macro functions(bias, mask, seen)
+<# `length`: the number of keys. #>
+#macro functions(bias, mask, seen, length="p.kv_len")
 const LOWEST: f32 = -3.0e38;
 const HIDDEN: f32 = -3.4e38;
 const SEEN: f32 = -3.2e38;
@@ -67,14 +76,14 @@ struct Seen {
 // Those of query `row`. Neither end moves back from a row to the next.
 fn seen_by(row: u32) -> Seen {
     #if seen == "full"
-    return Seen(0u, p.kv_len);
+    return Seen(0u, ${length});
     #else
     // The last query stands at the last key.
-    let at = i32(row) + i32(p.kv_len) - i32(p.q_len);
+    let at = i32(row) + i32(${length}) - i32(p.q_len);
     #if seen == "causal"
-    return Seen(0u, u32(clamp(at + 1, 0, i32(p.kv_len))));
+    return Seen(0u, u32(clamp(at + 1, 0, i32(${length}))));
     #else
-    let end = max(clamp(at + i32(p.right) + 1, 0, i32(p.kv_len)), i32(min(p.prefix, p.kv_len)));
+    let end = max(clamp(at + i32(p.right) + 1, 0, i32(${length})), i32(min(p.prefix, ${length})));
     return Seen(u32(max(at - i32(p.left), 0)), u32(end));
     #endif
     #endif

@@ -4,15 +4,14 @@ most), which stay packed until they are used, so that many can be in flight.
 
   ${ kv.input(2, "k", FORMAT, VEC) }              the binding `k`
   raw_k(i)                                        the unit at element i, a multiple of VEC
-  ${ kv.four(FORMAT, VEC, "unit", g) }            its elements 4g .. 4g + 3 as vec4<f32>, less the format's factor
-  ${ kv.factor(FORMAT) }                          multiplies them
+  ${ kv.four(FORMAT, VEC, "unit", g) }            its elements 4g .. 4g + 3 as vec4<f32>; those of f8e4m3 divided by 256
   word_k(i) -> u32                                the i-th word of the memory: scales
   ${ kv.prelude([K, V]) }                         once a kernel: what the formats decode with
 
 With VEC 1 (rows of any length, floats alone) `four` has one group a unit and `raw_some_k(i, n)` reads it.
 
 FORMAT is f32, f16, bf16, i8, f8e4m3, f8e5m2. An E4M3 number is an f16 number with the exponent's bias off by 8, so
-that it and its subnormals become f16 by shifts: factor 256. (Its NaN is then 480.) E5M2 is the upper half of f16.
+that it and its subnormals become f16 by shifts, divided by 256. (Its NaN is then 480.) E5M2 is the upper half of f16.
 #>
 #macro input(index, name, format, vec)
 #if vec == 1
@@ -47,12 +46,8 @@ f16_four(${unit}.${"xy" if g == 0 else "zw"})
 #elif format == "bf16"
 bf16_four(${unit}.${"xy" if g == 0 else "zw"})
 #else
-${format}_four(${unit}${"." ~ "xyzw"[g] if vec > 4})
+${format}_four(${unit}${"." ~ "xyzw"[g] if vec > 4 else ""})
 #endif
-#endmacro
-
-#macro factor(format)
-${"256.0" if format == "f8e4m3" else "1.0"}
 #endmacro
 
 #macro prelude(formats)

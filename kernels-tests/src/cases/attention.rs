@@ -254,12 +254,12 @@ impl Setup {
 /// proportional to 2^-x is their entropy less the logarithm of their sum, at most log2 of their number. The rescaling
 /// of running sums multiplies weights by 2^-(m' - m), whose exponents add up to the weight's x. 2.5 ulp more are the
 /// division's.
-fn slack(kv_len: usize) -> Ulps {
+pub(super) fn slack(kv_len: usize) -> Ulps {
     Ulps(2.0 * (3.0 + 2.0 * (kv_len as f64).log2() + 2.5))
 }
 
 /// The sum's relative error as above is the logarithm's absolute one; log2 has 2^-21 near 1 or 3 ulp.
-fn lse_slack(kv_len: usize) -> Ulps {
+pub(super) fn lse_slack(kv_len: usize) -> Ulps {
     Ulps(2.0 * (3.0 + 2.0 * (kv_len as f64).log2()) + 8.0)
 }
 

@@ -1,6 +1,8 @@
 //! Plans the decode kernel: few queries, the keys split over the device.
 
+use super::format::Scaling;
 use super::problem::{Problem, multiple_of};
+use super::store::Rows;
 use super::{AttentionLayouts, AttentionPlan, DecodeTuning, Loads};
 use crate::capabilities::{Capabilities, ReduceTier};
 use crate::error::Result;
@@ -18,7 +20,21 @@ impl Problem<'_> {
         let wide = multiple_of(q, 4) && multiple_of(out, 4);
         let vec = if wide { 4 } else { 1 };
         let rows = self.heads / self.kv_heads * self.q_len;
-        let team = Team::new(caps, tuning, rows, [(k, self.head_dim), (v, self.v_dim)])?;
+        let tensor = |layout: &Layout| Rows {
+            code: layout.dtype(),
+            scaling: Scaling::None,
+            row: 0,
+            scales_at: 0,
+        };
+        let [keys, values] = match &self.caches {
+            Some(caches) => [caches.keys, caches.values],
+            None => [tensor(k), tensor(v)],
+        };
+        let widest = match &self.caches {
+            Some(_) => [keys, values].map(|rows| 16 / rows.code.size() as u32),
+            None => [unit(k), unit(v)],
+        };
+        let team = Team::new(caps, tuning, rows, widest, [self.head_dim, self.v_dim])?;
         let row_tiles = rows.div_ceil(team.rows as usize);
 
         let alike = self.batch * self.kv_heads * row_tiles;
@@ -27,6 +43,10 @@ impl Problem<'_> {
         let splits = visits.div_ceil(tuning.split_keys as usize).clamp(1, most);
         let params = self.params(splits);
 
+        let (page, ordered) = match &self.caches {
+            Some(caches) => (caches.page, caches.ordered),
+            None => ("strided".into(), false),
+        };
         let recipe = self
             .recipe("attention/decode")
             .with("VEC", vec)
@@ -37,6 +57,12 @@ impl Problem<'_> {
             .with("L", team.lanes)
             .with("WG", tuning.workgroup)
             .with("AHEAD", u32::from(tuning.loads == Loads::Ahead))
+            .with("KS", keys.scaling.name())
+            .with("KB", keys.scaling.block())
+            .with("VS", values.scaling.name())
+            .with("VB", values.scaling.block())
+            .with("PAGE", page)
+            .with("ORDER", u32::from(ordered))
             .with("REDUCE", team.reduce);
         let grid = [splits, self.kv_heads * row_tiles, self.batch];
         let groups = self.v_dim.div_ceil(4) as u32;
@@ -77,17 +103,23 @@ struct Team {
 }
 
 impl Team {
-    /// For `rows` rows over K and V with so many channels.
+    /// For `rows` rows over K and V with so many channels, read by accesses of at most `units` elements.
     fn new(
         caps: &Capabilities,
         tuning: &DecodeTuning,
         rows: usize,
-        tensors: [(&Layout, usize); 2],
+        mut units: [u32; 2],
+        dims: [usize; 2],
     ) -> Result<Self> {
-        let units = tensors.map(|(layout, _)| unit(layout));
+        // Eight channels of a byte suffice for an access if that gives each lane one.
+        for (unit, dim) in units.iter_mut().zip(dims) {
+            if *unit == 16 && dim.div_ceil(16) < tuning.lanes as usize {
+                *unit = 8;
+            }
+        }
         // In groups of four elements: an access, and a row.
         let widths = units.map(|u| u.div_ceil(4));
-        let groups = tensors.map(|(_, dim)| dim.div_ceil(4) as u32);
+        let groups = dims.map(|dim| dim.div_ceil(4) as u32);
         let columns = [0, 1].map(|i| groups[i].div_ceil(widths[i]));
         let mut rows = (rows.min(tuning.rows as usize).next_power_of_two() as u32).min(tuning.rows);
         let held = |rows: u32, lanes: u32| rows * widths[1] * columns[1].div_ceil(lanes);
@@ -95,7 +127,9 @@ impl Team {
         while lanes < 32 && held(rows, lanes) > ACCUMULATORS / 4 {
             lanes *= 2;
         }
-        lanes = lanes.min(columns[0].max(columns[1]).next_power_of_two()).max(4);
+        lanes = lanes
+            .min(columns[0].max(columns[1]).next_power_of_two())
+            .max(4);
         let reduce = match caps.subgroups {
             // No subgroup may be larger than the workgroup, nor so small that sums across it save nothing.
             Some(s) if s.max <= tuning.workgroup && (s.min >= lanes || s.min >= 8) => {

@@ -173,7 +173,10 @@ mod tests {
                 let visited = |j: &i64| (0..q_len).any(|i| seen((i, *j)));
                 let visits = band.visits(q_len as usize, kv_len as usize);
                 // The keys between those that the first query sees and the last does are not counted out.
-                assert!(visits >= (0..kv_len).filter(visited).count(), "{mask} {q_len} x {kv_len}");
+                assert!(
+                    visits >= (0..kv_len).filter(visited).count(),
+                    "{mask} {q_len} x {kv_len}"
+                );
             }
         }
     }

@@ -4,10 +4,13 @@
 //! 2307.08691). Few queries take the decode kernel, which reads K and V once for all query heads that share them
 //! and spreads the keys over the device (flash-decoding), many the prefill kernel, which tiles both ways.
 
+mod cached;
 mod decode;
+mod format;
 mod mask;
 mod prefill;
 mod problem;
+mod store;
 mod tuning;
 
 use std::fmt;
@@ -20,8 +23,11 @@ use crate::recipe::Launch;
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
+pub use cached::{CacheArgs, CacheLayouts};
+pub use format::{KvFormat, KvLayout};
 pub use mask::{Band, Mask};
 use problem::Problem;
+pub use store::{BlockLayout, BlockTable, ChannelOrder, KvStore, TokenLayout, Tokens, plan_append};
 pub use tuning::{DecodeTuning, Loads, PrefillTuning, Tuning};
 
 /// Most channels of a head, of q and k as of v.

@@ -4,6 +4,7 @@
 //! files, and every check of names and types, is done here once for all of them.
 
 mod attention;
+mod cache;
 mod call;
 mod dense;
 mod elementwise;
@@ -52,6 +53,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         rows::ENTRIES,
         tokens::ENTRIES,
         attention::ENTRIES,
+        cache::ENTRIES,
     ]
     .into_iter()
     .flatten()

@@ -13,3 +13,4 @@ pub mod rope;
 pub mod rows;
 pub mod select;
 pub mod softmax;
+pub mod sparse;

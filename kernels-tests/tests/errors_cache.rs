@@ -23,10 +23,7 @@ fn argument<T: std::fmt::Debug>(result: Result<T>) -> (String, String) {
 }
 
 /// Two sequences, eight query heads over two key heads.
-fn plan_for(
-    q: [usize; 4],
-    change: impl FnOnce(&mut CacheLayouts<'_>),
-) -> Result<AttentionPlan> {
+fn plan_for(q: [usize; 4], change: impl FnOnce(&mut CacheLayouts<'_>)) -> Result<AttentionPlan> {
     let q = layout(&q);
     let mut layouts = CacheLayouts {
         q: &q,

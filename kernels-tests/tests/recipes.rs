@@ -85,15 +85,7 @@ fn model(report: &mut Report, caps: &Capabilities, tokens: usize) -> Result<()> 
 
     let q = layout(F32, &[1, heads, tokens, dim])?;
     let k = layout(F16, &[1, heads, context, dim])?;
-    let layouts = AttentionLayouts {
-        q: &q,
-        k: &k,
-        v: &k,
-        bias: None,
-        mask: None,
-        out: &q,
-        lse: None,
-    };
+    let layouts = AttentionLayouts::new(&q, &k, &k, &q);
     let attention = Attention::new(Mask::Causal).plan(caps, layouts)?;
     add("attention", attention.launches().cloned().collect());
 

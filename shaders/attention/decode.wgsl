@@ -48,7 +48,7 @@
 #set KSW = ((D + KB - 1) // KB + 3) // 4 if KB else 1
 #set VSW = ((DV + VB - 1) // VB + 3) // 4 if VB else 1
 <# Whether keys visited together lie together. #>
-#set TOGETHER = SEEN != "band" and (PAGE in ["none", "whole", "strided"] or PAGE % U == 0)
+#set TOGETHER = SEEN in ["full", "causal"] and (PAGE in ["none", "whole", "strided"] or PAGE % U == 0)
 #set POOL = [R * QROW, WG * JB] | max
 
 ${ attention.params() }
@@ -59,12 +59,7 @@ ${ kv.prelude([K, V]) }
 ${ kv.input(2, "k", K, KVEC) }
 ${ kv.input(3, "v", V, VVEC) }
 ${ t.output(4, "out", O, VEC) }
-#if BIAS != "none"
-${ t.input(5, "bias", BIAS) }
-#endif
-#if MASK == 1
-${ t.words(6, "mask", "u32") }
-#endif
+${ attention.inputs(BIAS, MASK, SEEN, SLOPES, SINK) }
 #if LSE == 1
 ${ t.words(7, "lse", "f32", "read_write") }
 #endif
@@ -75,7 +70,7 @@ ${ t.words(14, "table", "u32") }
 #if ORDER == 1
 ${ t.words(15, "order", "u32") }
 #endif
-${ attention.functions(BIAS, MASK, SEEN, length="kv_length") }
+${ attention.functions(BIAS, MASK, SEEN, SOFTCAP, SLOPES, SINK, length="kv_length") }
 #if PAGE != "strided"
 ${ pages.functions(PAGE) }
 #endif
@@ -126,13 +121,17 @@ fn visits() -> Visits {
     let first = min(seen_by(0u).begin, end);
     let sinks = min((p.sinks + 3u) & ~3u, first);
     return Visits(sinks, first, sinks + end - first);
+    #elif SEEN == "rows"
+    // Between the first document's first key and the last one's end.
+    let first = seen_by(0u).first;
+    return Visits(0u, first, max(seen_by(p.q_len - 1u).end, first) - first);
     #else
     return Visits(0u, 0u, kv_length);
     #endif
 }
 
 fn position(x: u32, all: Visits) -> u32 {
-    #if SEEN == "band"
+    #if SEEN in ["band", "rows"]
     return select(x - all.sinks + all.first, x, x < all.sinks);
     #else
     return x;
@@ -217,8 +216,11 @@ fn main(
     let query = row % p.q_len;
     let head = kv_head * p.group + row / p.q_len;
     let seen = seen_by(query);
-    var m = HIDDEN;
-    var l = 0.0;
+    // One team of one split has the row's start.
+    let opening = start(head);
+    let opens = workgroup.x == 0u && team == 0u && key == 0u;
+    var m = select(LOWEST, opening.x, opens);
+    var l = select(0.0, opening.y, opens);
     #if KS == "block"
     #for j in range(J)
     let k_block_${j} = min(${j * L}u + sub, ${UNITS - 1}u) * ${KVEC}u / ${KB}u;
@@ -493,7 +495,7 @@ fn main(
     }
     workgroupBarrier();
     for (var r = 0u; r < min(${R}u, rows - first_row); r += 1u) {
-        var m = HIDDEN;
+        var m = LOWEST;
         for (var g = 0u; g < ${GROUPS}u; g += 1u) {
             m = max(m, states[r * ${GROUPS}u + g].x);
         }

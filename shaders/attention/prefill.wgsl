@@ -9,8 +9,8 @@
 // tx * 4 .. + 4, and keeps the columns tx, tx + TX, .. (each four elements wide) of the same rows of the output in
 // registers, so that a row's maximum and sum stay with it. Q and K pass through workgroup memory DC columns at a
 // time, V by BV keys, the weights as a whole tile: with f32 and 256 channels that still is 16 KiB. Only the row maxima
-// are exchanged for each tile; sums are per invocation until the end. Tiles that no row
-// sees are not visited, and the longest rows of tiles start first.
+// are exchanged for each tile; sums are per invocation until the end. A mask by positions is decided for each tile:
+// one that no row sees is not visited, one that all see is not masked. The longest rows of tiles start first.
 //
 // Staged rows are permuted, (row % RQ) * TY + row / RQ, and their columns XORed, so that neighbouring invocations
 // read neighbouring 16 bytes and writes spread over the banks.
@@ -32,16 +32,11 @@ ${ t.input(1, "q", Q, VEC) }
 ${ t.input(2, "k", K, VEC) }
 ${ t.input(3, "v", V, VEC) }
 ${ t.output(4, "out", O, VEC) }
-#if BIAS != "none"
-${ t.input(5, "bias", BIAS) }
-#endif
-#if MASK == 1
-${ t.words(6, "mask", "u32") }
-#endif
+${ attention.inputs(BIAS, MASK, SEEN, SLOPES, SINK) }
 #if LSE == 1
 ${ t.words(7, "lse", "f32", "read_write") }
 #endif
-${ attention.functions(BIAS, MASK, SEEN) }
+${ attention.functions(BIAS, MASK, SEEN, SOFTCAP, SLOPES, SINK) }
 
 var<workgroup> stage: array<vec4<f32>, ${STAGE}>;
 var<workgroup> weight_tile: array<vec4<f32>, ${BQ * TX}>;
@@ -68,12 +63,13 @@ fn main(
     let seen_${r} = seen_by(row_${r});
     #endfor
     // No row sees keys before the first one's, nor after the last one's.
-    let begin = seen_by(first).begin;
-    let end = seen_by(min(first + ${BQ - 1}u, last_row)).end;
+    let top = seen_by(first);
+    let bottom = seen_by(min(first + ${BQ - 1}u, last_row));
 
+    let initial = start(head);
     #for h in range(RQ // 4)
-    var m_${h} = vec4<f32>(HIDDEN);
-    var l_${h} = vec4<f32>();
+    var m_${h} = vec4<f32>(initial.x);
+    var l_${h} = vec4<f32>(select(0.0, initial.y, tx == 0u));
     #endfor
     #for r in range(RQ)
     #for j in range(RV)
@@ -81,7 +77,7 @@ fn main(
     #endfor
     #endfor
 
-    for (var k0 = next_tile(0u, begin, ${BK}u); k0 < end; k0 = next_tile(k0 + ${BK}u, begin, ${BK}u)) {
+    for (var k0 = next_tile(0u, top, ${BK}u); k0 < bottom.end; k0 = next_tile(k0 + ${BK}u, top, ${BK}u)) {
         // Scores of this tile.
         #for r in range(RQ)
         var s_${r} = vec4<f32>();
@@ -139,8 +135,13 @@ fn main(
             #endfor
         }
         #for r in range(RQ)
-        s_${r} = scores(s_${r}, batch, head, row_${r}, k0 + tx * 4u, seen_${r});
+        s_${r} = open_scores(s_${r}, batch, head, row_${r}, k0 + tx * 4u, seen_${r}.at);
         #endfor
+        if !open_tile(k0, ${BK}u, top, bottom) {
+            #for r in range(RQ)
+            s_${r} = hide(s_${r}, k0 + tx * 4u, seen_${r});
+            #endfor
+        }
 
         // Maxima over the invocations of a row.
         #for h in range(RQ // 4)
@@ -169,7 +170,7 @@ fn main(
         #endfor
 
         // The tile's share of the output.
-        for (var v0 = 0u; v0 < min(${BK}u, end - k0); v0 += ${BV}u) {
+        for (var v0 = 0u; v0 < min(${BK}u, bottom.end - k0); v0 += ${BV}u) {
             workgroupBarrier();
             #for i in range((BV * DV4 + WG - 1) // WG)
             {

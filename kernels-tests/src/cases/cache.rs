@@ -6,11 +6,11 @@ use flashwave::kernels::attention::{
     Attention, BlockLayout, BlockTable, CacheArgs, CacheLayouts, ChannelOrder, KvFormat, KvLayout,
     KvStore, Mask, TokenLayout, Tokens, Tuning, plan_append,
 };
-use flashwave::reference::attention::{Problem, attention};
+use flashwave::reference::attention::{Modifiers, Problem, attention};
 use flashwave::reference::kv::{StoredRow, decode, encode};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
-use super::attention::{lse_slack, slack};
+use super::attention::{lse_slack, out_slack};
 use crate::inputs::{Random, poisoned, round, widen};
 use crate::tolerance::{Outcome, check, check_equal};
 use crate::{Case, Failure};
@@ -129,6 +129,7 @@ impl Setup {
             v_dim: self.v_dim,
             mask: self.mask,
             scale: 1.0 / (self.dim as f32).sqrt(),
+            modifiers: Modifiers::default(),
         }
     }
 
@@ -221,7 +222,7 @@ impl Setup {
             let (naive, naive_lse) = attention(&p, q, k, v, |_| Some(0.0));
             let naive: Vec<f32> = naive.iter().map(|&x| round(x, self.out)).collect();
             let own = &out[b * rows * wide..][..rows * wide];
-            outcome = outcome.and(check(own, &exact, &naive, slack(tokens.max(1)))?);
+            outcome = outcome.and(check(own, &exact, &naive, out_slack(tokens.max(1)))?);
             let own = &lse[b * rows..][..rows];
             outcome = outcome.and(check(
                 own,

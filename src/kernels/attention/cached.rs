@@ -124,6 +124,9 @@ impl Attention {
             v: &v,
             bias: None,
             mask: None,
+            documents: None,
+            slopes: None,
+            sink_logits: None,
             out,
             lse,
         };

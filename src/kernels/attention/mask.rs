@@ -1,8 +1,11 @@
 //! Which keys a query sees by their positions.
 
 use std::fmt;
+use std::str::FromStr;
 
 use bytemuck::{Pod, Zeroable};
+
+use crate::error::{Error, Result};
 
 /// Which keys a query sees, before a mask tensor hides more.
 ///
@@ -93,6 +96,42 @@ impl fmt::Display for Mask {
     }
 }
 
+/// Reads what `Display` writes; a window needs `left` alone, `right` and `sinks` are zero without.
+impl FromStr for Mask {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let unknown = || {
+            let allowed = "full, causal, window:left=N,right=N,sinks=N (left needed) or prefix:N";
+            Error::argument("mask", text, allowed)
+        };
+        let number = |text: &str| text.parse::<u32>().map_err(|_| unknown());
+        match text.split_once(':') {
+            None if text == "full" => Ok(Self::Full),
+            None if text == "causal" => Ok(Self::Causal),
+            Some(("prefix", n)) => Ok(Self::Prefix(number(n)?)),
+            Some(("window", parts)) => {
+                let mut found = [None; 3];
+                for part in parts.split(',') {
+                    let (name, n) = part.split_once('=').ok_or_else(unknown)?;
+                    let names = ["left", "right", "sinks"];
+                    let at = names.iter().position(|x| *x == name).ok_or_else(unknown)?;
+                    if found[at].replace(number(n)?).is_some() {
+                        return Err(unknown());
+                    }
+                }
+                let [left, right, sinks] = found;
+                Ok(Self::Window {
+                    left: left.ok_or_else(unknown)?,
+                    right: right.unwrap_or(0),
+                    sinks: sinks.unwrap_or(0),
+                })
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
 impl Mask {
     /// The name of its kind.
     pub const fn name(self) -> &'static str {
@@ -178,6 +217,42 @@ mod tests {
                     "{mask} {q_len} x {kv_len}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn masks_read_what_they_print() {
+        let window = Mask::Window {
+            left: 128,
+            right: 0,
+            sinks: 4,
+        };
+        for mask in [Mask::Full, Mask::Causal, window, Mask::Prefix(16)] {
+            assert_eq!(mask.to_string().parse::<Mask>().expect("a mask"), mask);
+        }
+        assert_eq!(
+            "window:sinks=4,left=128".parse::<Mask>().expect("a mask"),
+            window
+        );
+        for bad in [
+            "",
+            "Full",
+            "causal:",
+            "window",
+            "window:",
+            "window:right=1",
+            "window:left=-1",
+            "window:left=1,left=2",
+            "window:left=1,up=2",
+            "prefix",
+            "prefix:",
+            "prefix:1.5",
+        ] {
+            let error = bad.parse::<Mask>().expect_err(bad).to_string();
+            assert!(
+                error.starts_with(&format!("mask: {bad}; allowed: full")),
+                "{error}"
+            );
         }
     }
 

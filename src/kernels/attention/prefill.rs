@@ -1,7 +1,7 @@
 //! Plans the prefill kernel: many queries, tiled both ways.
 
 use super::problem::{Problem, multiple_of};
-use super::{AttentionLayouts, AttentionPlan, PrefillTuning};
+use super::{AttentionLayouts, AttentionPlan, PrefillTuning, most_bindings};
 use crate::capabilities::Capabilities;
 use crate::error::Result;
 use crate::recipe::Launch;
@@ -13,6 +13,7 @@ impl Problem<'_> {
         tuning: &PrefillTuning,
     ) -> Result<AttentionPlan> {
         tuning.check(caps, self.v_dim)?;
+        self.require_bindings(most_bindings(caps))?;
         let AttentionLayouts { q, k, v, out, .. } = self.layouts;
         let wide = [q, k, v, out].iter().all(|l| multiple_of(l, 4));
         let recipe = self

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::cached::Caches;
-use super::{Attention, AttentionLayouts, Band, MAX_HEAD_DIM, Mask};
+use super::{Attention, AttentionLayouts, Band, MAX_HEAD_DIM, MAX_VALUE_DIM, Mask};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
@@ -23,6 +23,9 @@ pub(super) struct Params {
     key_strides: u32,
     lse_offset: u32,
     scale: f32,
+    cap: f32,
+    slopes_offset: u32,
+    sink_offset: u32,
     group: u32,
     q_len: u32,
     kv_len: u32,
@@ -57,8 +60,10 @@ pub(super) struct Problem<'a> {
     pub(super) head_dim: usize,
     pub(super) v_dim: usize,
     pub(super) mask_kind: Mask,
-    /// The scale times log2 e.
+    /// The scale times log2 e; with a softcap, over the cap.
     scale: f32,
+    /// The softcap times log2 e, or zero.
+    cap: f32,
     bias: Option<Broadcast>,
     mask: Option<Broadcast>,
     /// Where keys and values lie if not in tensors.
@@ -79,12 +84,12 @@ impl<'a> Problem<'a> {
         let [_, kv_heads, kv_len, _] = four("k", k)?;
         let [.., v_dim] = four("v", v)?;
         four("out", out)?;
-        for (name, dim) in [("q", head_dim), ("v", v_dim)] {
-            if dim > MAX_HEAD_DIM {
+        for (name, dim, most) in [("q", head_dim, MAX_HEAD_DIM), ("v", v_dim, MAX_VALUE_DIM)] {
+            if dim > most {
                 return Err(Error::argument(
                     name,
                     format!("{dim} channels a head"),
-                    format!("at most {MAX_HEAD_DIM}"),
+                    format!("at most {most}"),
                 ));
             }
         }
@@ -115,18 +120,27 @@ impl<'a> Problem<'a> {
                 return Err(Error::argument("lse", format!("{lse:?}"), "contiguous"));
             }
         }
-        let scale = match operator.scale {
-            Some(scale) => f64::from(scale),
-            None => 1.0 / (head_dim as f64).sqrt(),
-        };
-        let scale = (scale * std::f64::consts::LOG2_E) as f32;
-        if !scale.is_finite() {
+        if let Some(packing) = layouts.documents
+            && [packing.q_len(), packing.kv_len()] != [q_len, kv_len]
+        {
             return Err(Error::argument(
-                "scale",
-                format!("{:?}", operator.scale),
-                "a finite number",
+                "documents",
+                format!("{} queries and {} keys", packing.q_len(), packing.kv_len()),
+                format!("q's {q_len} and k's {kv_len}"),
             ));
         }
+        for (name, layout) in [
+            ("slopes", layouts.slopes),
+            ("sink_logits", layouts.sink_logits),
+        ] {
+            let Some(layout) = layout else { continue };
+            layout.require_dtype(name, DType::F32)?;
+            layout.require_shape(name, &[heads])?;
+            if !layout.is_contiguous() {
+                return Err(Error::argument(name, format!("{layout:?}"), "contiguous"));
+            }
+        }
+        let (scale, cap) = score_factors(operator, head_dim)?;
         let full = [batch, heads, q_len, kv_len];
         let bias = match layouts.bias {
             Some(bias) => {
@@ -153,10 +167,44 @@ impl<'a> Problem<'a> {
             v_dim,
             mask_kind: operator.mask,
             scale,
+            cap,
             bias,
             mask,
             caches: None,
         })
+    }
+
+    /// The tensors of the call by name.
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        let optional = [
+            ("bias", self.layouts.bias.is_some()),
+            ("mask", self.layouts.mask.is_some()),
+            ("documents", self.layouts.documents.is_some()),
+            ("slopes", self.layouts.slopes.is_some()),
+            ("sink_logits", self.layouts.sink_logits.is_some()),
+            ("lse", self.layouts.lse.is_some()),
+        ];
+        let there = optional.into_iter().filter(|(_, there)| *there);
+        ["q", "k", "v", "out"]
+            .into_iter()
+            .chain(there.map(|(name, _)| name))
+    }
+
+    /// How many tensors a kernel binds for the call, not counting scratch.
+    pub(super) fn bindings(&self) -> usize {
+        self.names().count()
+    }
+
+    pub(super) fn require_bindings(&self, most: usize) -> Result<()> {
+        let Some(over) = self.names().nth(most) else {
+            return Ok(());
+        };
+        let all: Vec<_> = self.names().collect();
+        Err(Error::argument(
+            over,
+            format!("the {}th tensor of {}", most + 1, all.join(", ")),
+            format!("at most {most} tensors in one call on this device"),
+        ))
     }
 
     pub(super) fn params(&self, splits: usize) -> Params {
@@ -180,6 +228,9 @@ impl<'a> Problem<'a> {
             key_strides: by_key(&self.bias) | by_key(&self.mask) << 1,
             lse_offset: self.layouts.lse.map_or(0, |l| l.offset() as u32),
             scale: self.scale,
+            cap: self.cap,
+            slopes_offset: self.layouts.slopes.map_or(0, |l| l.offset() as u32),
+            sink_offset: self.layouts.sink_logits.map_or(0, |l| l.offset() as u32),
             group: (self.heads / self.kv_heads) as u32,
             q_len: self.q_len as u32,
             kv_len: self.kv_len as u32,
@@ -197,6 +248,10 @@ impl<'a> Problem<'a> {
     pub(super) fn recipe(&self, shader: &'static str) -> Recipe {
         let AttentionLayouts { q, k, v, out, .. } = self.layouts;
         let codes = self.caches.as_ref().map(|c| (c.keys.code, c.values.code));
+        let seen = match self.layouts.documents {
+            Some(_) => "rows",
+            None => self.mask_kind.variant(),
+        };
         Recipe::new(shader)
             .with("Q", q.dtype())
             .with("K", codes.map_or(k.dtype(), |(k, _)| k))
@@ -204,14 +259,41 @@ impl<'a> Problem<'a> {
             .with("O", out.dtype())
             .with("D", self.head_dim as u32)
             .with("DV", self.v_dim as u32)
-            .with("SEEN", self.mask_kind.variant())
+            .with("SEEN", seen)
             .with(
                 "BIAS",
                 self.layouts.bias.map_or("none", |b| b.dtype().name()),
             )
             .with("MASK", u32::from(self.mask.is_some()))
+            .with("SOFTCAP", u32::from(self.cap > 0.0))
+            .with("SLOPES", u32::from(self.layouts.slopes.is_some()))
+            .with("SINK", u32::from(self.layouts.sink_logits.is_some()))
             .with("LSE", u32::from(self.layouts.lse.is_some()))
     }
+}
+
+/// What shaders multiply dot products by, and the bent scores: see `open_scores`.
+fn score_factors(operator: &Attention, head_dim: usize) -> Result<(f32, f32)> {
+    let scale = match operator.scale {
+        Some(scale) => f64::from(scale),
+        None => 1.0 / (head_dim as f64).sqrt(),
+    };
+    let log2_e = std::f64::consts::LOG2_E;
+    if !((scale * log2_e) as f32).is_finite() {
+        return Err(Error::argument("scale", scale, "a finite number"));
+    }
+    let Some(softcap) = operator.softcap else {
+        return Ok(((scale * log2_e) as f32, 0.0));
+    };
+    let inner = (scale / f64::from(softcap)) as f32;
+    if !((1e-30..=1e30).contains(&softcap) && inner.is_finite()) {
+        return Err(Error::argument(
+            "softcap",
+            format!("{softcap:?}"),
+            "1e-30 to 1e30, and scale / softcap finite",
+        ));
+    }
+    Ok((inner, (f64::from(softcap) * log2_e) as f32))
 }
 
 fn four(name: &str, layout: &Layout) -> Result<[usize; 4]> {

@@ -77,13 +77,15 @@ impl PrefillTuning {
 
     pub(super) fn new(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Self {
         let large = caps.workgroup_bytes >= 40 << 10 && caps.class != DeviceClass::Software;
-        let (key_threads, query_threads, rows, depth) = match (large, v_dim <= 128) {
+        let (key_threads, query_threads, rows, depth) = match (large, v_dim) {
             // 64 queries by 32 keys: 16 KiB with everything.
-            (false, true) => (8, 16, 4, 4),
+            (false, ..=128) => (8, 16, 4, 4),
             // Half as many queries, so that an invocation holds no more of the output.
-            (false, false) => (16, 8, 4, 4),
-            (true, true) => (16, 8, 8, 8),
-            (true, false) => (16, 16, 4, 8),
+            (false, ..=256) => (16, 8, 4, 4),
+            (false, _) => (16, 4, 4, 4),
+            (true, ..=128) => (16, 8, 8, 8),
+            (true, ..=256) => (16, 16, 4, 8),
+            (true, _) => (32, 8, 4, 8),
         };
         let mut tuning = Self {
             key_threads,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use flashwave::kernels::attention::Mask;
 use flashwave::{Context, DType, Tensor};
 use safetensors::Dtype;
 
@@ -128,6 +129,15 @@ impl<'a> Call<'a> {
             Some(Value::Choice(choice)) => Ok(Some(choice)),
             None => Ok(None),
             Some(other) => bail!("{name}: {other:?} is no choice"),
+        }
+    }
+
+    /// A mask of attention; `None` where it is not set and derived.
+    pub fn mask(&self, name: &str) -> Result<Option<Mask>> {
+        match self.value(name)? {
+            Some(Value::Mask(mask)) => Ok(Some(mask)),
+            None => Ok(None),
+            Some(other) => bail!("{name}: {other:?} is no mask"),
         }
     }
 

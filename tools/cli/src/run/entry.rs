@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use flashwave::DType;
+use flashwave::kernels::attention::Mask;
 use safetensors::Dtype;
 
 use super::call::Call;
@@ -72,6 +73,8 @@ pub enum Kind {
     Count,
     /// One of these.
     Choice(&'static [&'static str]),
+    /// Which keys a query of attention sees.
+    Mask,
 }
 
 /// What a parameter is if not set.
@@ -92,6 +95,8 @@ pub enum Value {
     Count(usize),
     /// Of [`Kind::Choice`].
     Choice(&'static str),
+    /// Of [`Kind::Mask`].
+    Mask(Mask),
 }
 
 impl Kind {
@@ -101,6 +106,7 @@ impl Kind {
             Self::Number => "<number>".into(),
             Self::Count => "<count>".into(),
             Self::Choice(choices) => choices.join("|"),
+            Self::Mask => "full|causal|window:left=N,right=N,sinks=N|prefix:N".into(),
         }
     }
 }
@@ -131,6 +137,7 @@ impl Param {
                 Some(choice) => Ok(Value::Choice(choice)),
                 None => bail!("{name}: {text}; allowed: {}", choices.join(", ")),
             },
+            Kind::Mask => Ok(Value::Mask(text.parse()?)),
         }
     }
 }
@@ -161,6 +168,14 @@ pub const fn optional(name: &'static str, shape: &'static str) -> Input {
     Input {
         need: Need::Optional,
         ..float(name, shape)
+    }
+}
+
+/// An optional input of f32 alone.
+pub const fn optional_f32(name: &'static str, shape: &'static str) -> Input {
+    Input {
+        dtypes: &[Dtype::F32],
+        ..optional(name, shape)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod kv;
 pub mod llama;
 pub mod norm;
 pub mod random;

@@ -5,6 +5,7 @@
 //! for none to be found in a cache, and a closure that records one run over one of the sets.
 
 pub mod attention;
+pub mod cache;
 pub mod elementwise;
 pub mod gemm;
 pub mod gemv;
@@ -66,6 +67,11 @@ pub const BENCHES: &[Bench] = &[
         name: "attention",
         rows: attention::rows,
         sweep: attention::sweep,
+    },
+    Bench {
+        name: "cache",
+        rows: cache::rows,
+        sweep: cache::sweep,
     },
     Bench {
         name: "elementwise",

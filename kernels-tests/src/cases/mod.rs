@@ -1,6 +1,7 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
 pub mod attention;
+pub mod cache;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
@@ -32,6 +33,11 @@ pub const FAMILIES: &[Family] = &[
         name: "attention",
         cases: attention::cases,
         launches: attention::launches,
+    },
+    Family {
+        name: "cache",
+        cases: cache::cases,
+        launches: cache::launches,
     },
     Family {
         name: "ceilings",

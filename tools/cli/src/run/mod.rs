@@ -4,6 +4,7 @@
 //! files, and every check of names and types, is done here once for all of them.
 
 mod attention;
+mod cache;
 mod call;
 mod dense;
 mod elementwise;
@@ -54,6 +55,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         tokens::ENTRIES,
         attention::ENTRIES,
         sparse_attention::ENTRIES,
+        cache::ENTRIES,
     ]
     .into_iter()
     .flatten()

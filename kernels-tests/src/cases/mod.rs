@@ -1,6 +1,7 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod cache;
 pub mod ceilings;
 pub mod elementwise;
@@ -40,6 +41,11 @@ pub const FAMILIES: &[Family] = &[
         name: "cache",
         cases: cache::cases,
         launches: cache::launches,
+    },
+    Family {
+        name: "attention_backward",
+        cases: attention_backward::cases,
+        launches: attention_backward::launches,
     },
     Family {
         name: "ceilings",

@@ -21,6 +21,8 @@ fn devices() -> Vec<Capabilities> {
         name: "a large card".into(),
         class: DeviceClass::Discrete,
         shader_f16: true,
+        spirv: true,
+        matrix_elements: true,
         workgroup_bytes: 48 << 10,
         invocations: 1024,
         binding_bytes: 2 << 30,

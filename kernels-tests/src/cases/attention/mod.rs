@@ -11,6 +11,7 @@ use flashwave::kernels::attention::{
     Attention, AttentionArgs, AttentionLayouts, CooperativeTuning, DecodeTuning, Documents, Mask, Packing,
     PrefillTuning, Tuning, alibi_slopes,
 };
+use flashwave::kernels::fragments;
 use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
@@ -523,9 +524,22 @@ pub fn cases() -> Vec<Case> {
 
 /// The launches of the cases, and each tuning that a sweep would try.
 pub fn launches(caps: &Capabilities) -> Vec<Launch> {
-    let mut launches = Vec::new();
+    let mut launches: Vec<Launch> = fragments::plan(caps).into_iter().collect();
     for (_, setup) in setups::all().into_iter().chain(flash::all()) {
         launches.extend(plan(caps, &setup, setup.operator(caps)));
+    }
+    for d in [64, 128, 256] {
+        let defaults = Tuning::new(caps, d, d);
+        for cooperative in CooperativeTuning::candidates(caps, d, d) {
+            let cooperative = Some(cooperative);
+            let mut setup = Setup::new(Mask::Causal, [8, 8], [2048, 2048], d);
+            setup.types = [F16; 4];
+            let tuning = Tuning {
+                cooperative,
+                ..defaults
+            };
+            launches.extend(plan(caps, &setup, Attention::new(Mask::Causal).tuning(tuning)));
+        }
     }
     for d in [128, 256] {
         let defaults = Tuning::new(caps, d, d);

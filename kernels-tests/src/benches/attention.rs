@@ -2,8 +2,8 @@
 
 use flashwave::DType::F16;
 use flashwave::kernels::attention::{
-    Attention, AttentionArgs, AttentionLayouts, CooperativeTuning, DecodeTuning, Documents, Mask, PrefillTuning,
-    Tuning, alibi_slopes,
+    Attention, AttentionArgs, AttentionLayouts, CooperativeTuning, DecodeTuning, Documents, Mask,
+    PrefillTuning, Tuning, alibi_slopes,
 };
 use flashwave::kernels::ceilings::Probe;
 use flashwave::{Capabilities, Context, Result, Tensor};

@@ -59,6 +59,16 @@ min(${index}, ${last})
 #endif
 #endmacro
 
+<# The row of an invocation's first piece. Of rows of four vectors (and one of padding) two that eight invocations put
+   together lie four apart: neighbouring ones would share banks. #>
+#macro first_row(cols)
+#if cols == 4
+(lane / 32u) * 8u + (lane % 32u) / 8u + (lane / 4u) % 2u * 4u
+#else
+lane / ${cols}u
+#endif
+#endmacro
+
 <# Where piece i of an operand is in memory, in vectors; `row` and `col` are those of the invocation's first piece. #>
 #macro place(operand, major, i, rows, cols, first, size)
 #set row = operand ~ "_row + " ~ (i * (WG // cols)) ~ "u"
@@ -137,9 +147,9 @@ fn main(
     let a_stride = p.a_stride >> 3u;
     let b_stride = p.b_stride >> 3u;
     let last_k = (p.k >> 3u) - 1u;
-    let a_row = lane / ${COLS_A}u;
+    let a_row = ${first_row(COLS_A)};
     let a_col = lane % ${COLS_A}u;
-    let b_row = lane / ${COLS_B}u;
+    let b_row = ${first_row(COLS_B)};
     let b_col = lane % ${COLS_B}u;
     let put_a = a_row * ${PITCH_A}u + a_col;
     let put_b = ${SIZE_A}u + b_row * ${PITCH_B}u + b_col;

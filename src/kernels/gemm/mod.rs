@@ -465,18 +465,25 @@ impl Gemm {
             bias_offset: args.bias.map_or(0, |b| b.offset() as u32),
             alpha: self.alpha,
         };
+        let majors = |recipe: Recipe| {
+            recipe
+                .with("OUT", args.out.dtype())
+                .with("A_MAJOR", if self.a == Transpose::No { "k" } else { "m" })
+                .with("B_MAJOR", if self.b == Transpose::Yes { "k" } else { "n" })
+        };
         let recipe = match tuning {
-            GemmTuning::Fma(_) => Recipe::new("gemm/gemm")
-                .with("A", args.a.dtype())
-                .with("B", args.b.dtype())
-                .with("A_VEC", vec(a.multiple_of(4)))
-                .with("B_VEC", vec(b.multiple_of(4))),
-            GemmTuning::Cooperative(_) => Recipe::new("gemm/cooperative").with("LOADS", "wide"),
+            GemmTuning::Fma(_) => majors(
+                Recipe::new("gemm/gemm")
+                    .with("A", args.a.dtype())
+                    .with("B", args.b.dtype()),
+            )
+            .with("A_VEC", vec(a.multiple_of(4)))
+            .with("B_VEC", vec(b.multiple_of(4))),
+            GemmTuning::Cooperative(_) => {
+                majors(Recipe::new("gemm/cooperative").with("LOADS", "wide"))
+            }
         };
         let recipe = recipe
-            .with("OUT", args.out.dtype())
-            .with("A_MAJOR", if self.a == Transpose::No { "k" } else { "m" })
-            .with("B_MAJOR", if self.b == Transpose::Yes { "k" } else { "n" })
             .with("OUT_VEC", vec(out_wide))
             .with(
                 "BIAS",
@@ -519,7 +526,7 @@ pub(in crate::kernels) fn require_bias(bias: &Layout, n: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capabilities::DeviceClass;
+    use crate::capabilities::{CooperativeShape, DeviceClass, SubgroupSizes};
 
     fn layout(shape: &[usize]) -> Layout {
         Layout::contiguous(DType::F32, shape).unwrap()
@@ -553,6 +560,53 @@ mod tests {
             ..Capabilities::webgpu_default()
         };
         assert_eq!(tile(&software, 4096, 4096, 4096), "64x64 none");
+    }
+
+    fn tensor_cores() -> Capabilities {
+        Capabilities {
+            class: DeviceClass::Discrete,
+            shader_f16: true,
+            spirv: true,
+            subgroups: Some(SubgroupSizes { min: 32, max: 32 }),
+            cooperative: vec![CooperativeShape {
+                m: 16,
+                n: 16,
+                k: 16,
+                f16_inputs: true,
+                f32_accumulator: true,
+            }],
+            invocations: 1024,
+            workgroup_bytes: 48 << 10,
+            ..Capabilities::webgpu_default()
+        }
+    }
+
+    #[test]
+    fn matrix_units_take_f16_whose_rows_are_whole_vectors() {
+        let shader = |caps: &Capabilities, dtype, [m, n, k]: [usize; 3]| {
+            let of = |shape: [usize; 2]| Layout::contiguous(dtype, shape).unwrap();
+            let (a, b, out) = (of([m, k]), of([k, n]), of([m, n]));
+            let launch = Gemm::default().plan(caps, &GemmArgs::new(&a, &b, &out));
+            launch.unwrap().recipe.shader()
+        };
+        let caps = tensor_cores();
+        let (fma, matrix) = ("gemm/gemm", "gemm/cooperative");
+        assert_eq!(shader(&caps, DType::F16, [8192, 8192, 8192]), matrix);
+        assert_eq!(shader(&caps, DType::F16, [100, 72, 40]), matrix);
+        assert_eq!(shader(&caps, DType::F16, [100, 72, 44]), fma);
+        assert_eq!(shader(&caps, DType::F16, [100, 70, 40]), fma);
+        assert_eq!(shader(&caps, DType::F32, [8192, 8192, 8192]), fma);
+        assert_eq!(shader(&caps, DType::BF16, [8192, 8192, 8192]), fma);
+        let without = Capabilities {
+            spirv: false,
+            ..tensor_cores()
+        };
+        assert_eq!(shader(&without, DType::F16, [8192, 8192, 8192]), fma);
+        let wide = Capabilities {
+            subgroups: Some(SubgroupSizes { min: 32, max: 64 }),
+            ..tensor_cores()
+        };
+        assert_eq!(shader(&wide, DType::F16, [8192, 8192, 8192]), fma);
     }
 
     #[test]

@@ -170,7 +170,11 @@ impl Capabilities {
             f32_accumulator: true,
         };
         let lanes = SubgroupSizes { min: 32, max: 32 };
-        if self.spirv && self.subgroups == Some(lanes) && self.cooperative.contains(&shape) {
+        if self.spirv
+            && self.shader_f16
+            && self.subgroups == Some(lanes)
+            && self.cooperative.contains(&shape)
+        {
             MatrixTier::Cooperative
         } else {
             MatrixTier::Fma

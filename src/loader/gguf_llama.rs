@@ -120,6 +120,7 @@ impl Meta<'_> {
                 layout: RopeLayout::Interleaved,
                 scaling: self.scaling(max_positions)?,
             },
+            attention: Vec::new(),
             tie_word_embeddings: !tensors.contains_key("lm_head.weight"),
             bos_token_id: self.id("tokenizer.ggml.bos_token_id")?.filter(|_| starts),
             eos_token_ids,

@@ -280,6 +280,7 @@ impl Config {
                 layout: RopeLayout::HalfSplit,
                 scaling: rope.scaling(max_positions)?,
             },
+            attention: Vec::new(),
             tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
             bos_token_id: self.bos_token_id,
             eos_token_ids: match self.eos_token_id {

@@ -76,6 +76,7 @@ fn header(blob: &Blob) -> Result<LlamaConfig> {
             layout: RopeLayout::Interleaved,
             scaling: RopeScaling::None,
         },
+        attention: Vec::new(),
         tie_word_embeddings: vocab_size > 0,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],

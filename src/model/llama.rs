@@ -7,32 +7,36 @@ use rand::{Rng, SeedableRng};
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernels::attention::{Attention, AttentionArgs, Mask};
+use crate::kernels::attention::{Attention, AttentionArgs, AttentionPlan, Blocks, Mask};
 use crate::kernels::elementwise::Activation;
 use crate::kernels::embedding;
 use crate::kernels::gemm::Residual;
 use crate::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
 use crate::kernels::norm::{self, Norm, NormArgs};
 use crate::kernels::rope::{FusedQkv, FusedQkvArgs, RopeOut, RopeTable};
+use crate::kernels::sparse::SparseLayout;
 use crate::loader::Weights;
-use crate::model::LlamaConfig;
 use crate::model::cache::KvCache;
 use crate::model::generate::Generation;
 use crate::model::sampling::Sampling;
 use crate::model::weights::{Loader, Progress};
+use crate::model::{LayerAttention, LlamaConfig};
+use crate::recipe::Launch;
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
 /// Prompt tokens that go through the model at a time: bounds the memory of the intermediate results.
 const CHUNK: usize = 256;
 
-/// Element types of a model on the device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Element types of a model on the device, and how its layers attend.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LlamaOptions {
     /// Of the weights: f32, f16 or bf16; `None` keeps what the file has (quantised formats become f16).
     pub weights: Option<DType>,
     /// Of the KV cache; `None` for the weights' own type.
     pub kv: Option<DType>,
+    /// Each layer's attention in place of the file's; empty for the file's own.
+    pub attention: Vec<LayerAttention>,
 }
 
 struct Layer {
@@ -73,7 +77,10 @@ impl Llama {
         options: LlamaOptions,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
-        let config = weights.config().clone();
+        let mut config = weights.config().clone();
+        if !options.attention.is_empty() {
+            config.attention = options.attention;
+        }
         let mut load = Loader::new(ctx, weights, options.weights, progress)?;
         let names = |layer: usize, parts: &[&str]| -> Vec<String> {
             parts
@@ -166,6 +173,7 @@ impl Llama {
     }
 
     fn assemble(ctx: &Context, config: LlamaConfig, kv: DType, parts: Parts) -> Result<Self> {
+        config.check_attention()?;
         let Parts {
             embedding,
             layers,
@@ -302,7 +310,7 @@ impl Session {
             gated: f32s(c.intermediate_size)?,
             logits: Tensor::empty(&ctx, DType::F32, [1, c.vocab_size])?,
         };
-        let cache = KvCache::new(&ctx, &c, capacity, model.inner.kv)?;
+        let cache = KvCache::new(&ctx, &c, capacity, model.inner.kv, CHUNK)?;
         let rope = RopeTable::new(&ctx, &c.rope, c.head_dim, capacity)?;
         Ok(Self {
             model,
@@ -322,9 +330,9 @@ impl Session {
         &self.cache
     }
 
-    /// Forgets all tokens from `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        self.cache.truncate(len);
+    /// Forgets all tokens from `len` on; errors as [`KvCache::truncate`].
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        self.cache.truncate(len)
     }
 
     /// Runs `tokens` through the model after those before, and gives the last one's logits `[1, vocab]`, on the
@@ -471,10 +479,38 @@ impl Session {
             kv_heads: c.kv_heads,
             start,
         };
-        let rotate = rotate.plan(caps, self.rope.rope(), &plan.rotate.layouts())?;
-        let (k, v) = self.cache.layer(0).first(end)?;
-        let attention = AttentionArgs::new(&q_heads, &k, &v, &out_heads);
-        let attention = Attention::new(Mask::Causal).plan(caps, attention.layouts())?;
+        // Layers whose caches are alike share a plan of what touches them.
+        let mut cached_plans: Vec<CachedPlan<'_>> = Vec::new();
+        for i in 0..c.layers {
+            let cached = self.cache.layer(i);
+            if cached_plans.iter().any(|p| p.serves(cached.sparse())) {
+                continue;
+            }
+            let args = steps(i).rotate.layouts();
+            let (rotate, attention) = match cached.sparse() {
+                None => {
+                    let (k, v) = cached.first(end)?;
+                    let args_of = AttentionArgs::new(&q_heads, &k, &v, &out_heads);
+                    let attention = Attention::new(Mask::Causal).plan(caps, args_of.layouts())?;
+                    (rotate.plan(caps, self.rope.rope(), &args)?, attention)
+                }
+                Some(layout) => {
+                    let (k, v) = cached.pages()?;
+                    let over = AttentionArgs {
+                        sparse: Some(Blocks::Pages { layout, keys: end }),
+                        ..AttentionArgs::new(&q_heads, &k, &v, &out_heads)
+                    };
+                    let attention = Attention::new(Mask::Causal).plan(caps, over.layouts())?;
+                    let rotate = rotate.plan_pages(caps, self.rope.rope(), &args, layout)?;
+                    (rotate, attention)
+                }
+            };
+            cached_plans.push(CachedPlan {
+                sparse: cached.sparse(),
+                rotate,
+                attention,
+            });
+        }
         let first = linear.plan(caps, &plan.qkv.layouts())?;
         let output = linear.plan(caps, &plan.output.layouts())?;
         let gate_up = gated_linear.plan(caps, &plan.gate_up.layouts())?;
@@ -487,10 +523,19 @@ impl Session {
                 self.normalise(pass, &hidden, &normed, &layer.attention_norm)?;
             }
             step.qkv.launch(pass, &first)?;
-            step.rotate.launch(pass, &self.rope, &rotate)?;
             let cached = self.cache.layer(i);
-            let over = AttentionArgs::new(&q_heads, cached.keys(), cached.values(), &out_heads);
-            attention.launch(pass, over)?;
+            let mut over = AttentionArgs::new(&q_heads, cached.keys(), cached.values(), &out_heads);
+            if let Some(plan) = cached_plans.iter().find(|p| p.serves(cached.sparse())) {
+                match cached.sparse() {
+                    None => step.rotate.launch(pass, &self.rope, &plan.rotate)?,
+                    Some(layout) => {
+                        let rotate = &plan.rotate;
+                        step.rotate.launch_pages(pass, &self.rope, rotate, layout)?;
+                        over.sparse = Some(Blocks::Pages { layout, keys: end });
+                    }
+                }
+                plan.attention.launch(pass, over)?;
+            }
             step.output.launch(pass, &output)?;
             if !fused {
                 self.normalise(pass, &hidden, &normed, &layer.mlp_norm)?;
@@ -543,6 +588,23 @@ struct Steps<'a> {
     output: LinearArgs<'a, Tensor>,
     gate_up: GatedLinearArgs<'a, Tensor>,
     down: LinearArgs<'a, Tensor>,
+}
+
+/// What touches the cache of a layer, planned.
+struct CachedPlan<'a> {
+    sparse: Option<&'a SparseLayout>,
+    rotate: Launch,
+    attention: AttentionPlan,
+}
+
+impl CachedPlan<'_> {
+    fn serves(&self, sparse: Option<&SparseLayout>) -> bool {
+        match (self.sparse, sparse) {
+            (None, None) => true,
+            (Some(a), Some(b)) => a.is(b),
+            _ => false,
+        }
+    }
 }
 
 /// The input of a product, and the norm still to be applied to it.

@@ -10,7 +10,7 @@ mod sampling;
 mod weights;
 
 pub use cache::KvCache;
-pub use config::LlamaConfig;
+pub use config::{LayerAttention, LlamaConfig};
 pub use generate::Generation;
 pub use llama::{Llama, LlamaOptions, Logits, Session};
 pub use sampling::{Sampler, Sampling};

@@ -11,6 +11,7 @@ pub mod random;
 pub mod rope;
 pub mod select;
 pub mod softmax;
+pub mod sparse_attention;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -82,6 +83,11 @@ pub const FAMILIES: &[Family] = &[
         name: "softmax",
         cases: softmax::cases,
         launches: softmax::launches,
+    },
+    Family {
+        name: "sparse_attention",
+        cases: sparse_attention::cases,
+        launches: sparse_attention::launches,
     },
 ];
 

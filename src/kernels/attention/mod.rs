@@ -5,6 +5,7 @@
 //! and spreads the keys over the device (flash-decoding), many the prefill kernel, which tiles both ways.
 
 mod alibi;
+mod blocks;
 mod cached;
 mod decode;
 mod documents;
@@ -27,6 +28,7 @@ use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
 pub use alibi::alibi_slopes;
+pub use blocks::Blocks;
 pub use cached::{CacheArgs, CacheLayouts};
 pub use documents::{Documents, Packing};
 pub use format::{KvFormat, KvLayout};
@@ -89,6 +91,8 @@ pub struct AttentionLayouts<'a> {
     pub slopes: Option<&'a Layout>,
     /// Of a learned sink a head.
     pub sink_logits: Option<&'a Layout>,
+    /// The blocks of keys to visit, if not all.
+    pub sparse: Option<Blocks<'a>>,
     /// The result.
     pub out: &'a Layout,
     /// Logarithms of the rows' sums.
@@ -114,6 +118,8 @@ pub struct AttentionArgs<'a> {
     pub slopes: Option<&'a Tensor>,
     /// Of a learned sink a head.
     pub sink_logits: Option<&'a Tensor>,
+    /// The blocks of keys to visit, if not all.
+    pub sparse: Option<Blocks<'a>>,
     /// The result.
     pub out: &'a Tensor,
     /// Logarithms of the rows' sums.
@@ -132,6 +138,7 @@ impl<'a> AttentionLayouts<'a> {
             documents: None,
             slopes: None,
             sink_logits: None,
+            sparse: None,
             out,
             lse: None,
         }
@@ -150,6 +157,7 @@ impl<'a> AttentionArgs<'a> {
             documents: None,
             slopes: None,
             sink_logits: None,
+            sparse: None,
             out,
             lse: None,
         }
@@ -166,6 +174,7 @@ impl<'a> AttentionArgs<'a> {
             documents: self.documents.map(Documents::packing),
             slopes: self.slopes.map(Tensor::layout),
             sink_logits: self.sink_logits.map(Tensor::layout),
+            sparse: self.sparse,
             out: self.out.layout(),
             lse: self.lse.map(Tensor::layout),
         }
@@ -194,6 +203,10 @@ impl AttentionPlan {
             0 => None,
             n => Some(pass.scratch(SCRATCH_SLOT, DType::F32, [n])?),
         };
+        let lists = match args.sparse {
+            None => None,
+            Some(blocks) => Some(blocks.layout().row_table(pass.context())?),
+        };
         let mut tensors = arrayvec::ArrayVec::<&Tensor, MAX_BINDINGS>::from_iter([
             args.q, args.k, args.v, args.out,
         ]);
@@ -204,6 +217,7 @@ impl AttentionPlan {
         tensors.extend(args.documents.map(Documents::table));
         tensors.extend(args.slopes);
         tensors.extend(args.sink_logits);
+        tensors.extend(&lists);
         pass.launch(&self.main, &tensors)?;
         if let (Some(combine), Some(partial)) = (&self.combine, &partial) {
             tensors.clear();
@@ -274,7 +288,10 @@ impl Attention {
             .tuning
             .unwrap_or_else(|| Tuning::new(caps, problem.head_dim, problem.v_dim));
         // The decode kernel binds one tensor more.
-        if problem.q_len <= tuning.decode_queries && problem.bindings() < most_bindings(caps) {
+        if problem.q_len <= tuning.decode_queries
+            && problem.bindings() < most_bindings(caps)
+            && problem.listed.is_none()
+        {
             problem.decode(caps, &tuning.decode)
         } else {
             problem.prefill(caps, &tuning.prefill)

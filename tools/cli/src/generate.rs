@@ -147,6 +147,7 @@ impl Generate {
         let options = LlamaOptions {
             weights: self.dtype,
             kv: self.kv_dtype,
+            ..LlamaOptions::default()
         };
         let bar = if std::io::stderr().is_terminal() {
             ProgressBar::no_length()

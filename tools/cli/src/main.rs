@@ -7,6 +7,7 @@ mod device;
 mod devices;
 mod generate;
 mod picture;
+mod plot;
 mod run;
 mod sparsity;
 mod units;

@@ -12,6 +12,7 @@ mod entry;
 mod files;
 mod norm;
 mod rows;
+mod sparse_attention;
 mod tokens;
 
 use std::io::{Write, stdout};
@@ -54,6 +55,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         tokens::ENTRIES,
         attention::ENTRIES,
         cache::ENTRIES,
+        sparse_attention::ENTRIES,
     ]
     .into_iter()
     .flatten()

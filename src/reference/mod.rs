@@ -9,6 +9,7 @@ pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod hyena;
 pub mod kv;
 pub mod llama;
 pub mod norm;
@@ -16,6 +17,7 @@ pub mod random;
 pub mod rope;
 pub mod select;
 pub mod softmax;
+pub mod spacetime;
 
 use half::{bf16, f16};
 use num_traits::Float;

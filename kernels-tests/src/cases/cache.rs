@@ -118,7 +118,7 @@ impl Setup {
         operator.tuning(tuning)
     }
 
-    fn problem(&self, tokens: usize) -> Problem {
+    fn problem(&self, tokens: usize) -> Problem<'static> {
         Problem {
             batch: 1,
             heads: self.heads[0],

@@ -119,17 +119,8 @@ impl Attention {
         let seen = |dim| Layout::contiguous(DType::F16, [batch, keys.heads, longest, dim]);
         let (k, v) = (seen(keys.dim)?, seen(values.dim)?);
         let layouts = AttentionLayouts {
-            q,
-            k: &k,
-            v: &v,
-            bias: None,
-            mask: None,
-            documents: None,
-            slopes: None,
-            sink_logits: None,
-            sparse: None,
-            out,
             lse,
+            ..AttentionLayouts::new(q, &k, &v, out)
         };
         let mut problem = Problem::new(self, &layouts)?;
         problem.caches = Some(Caches {

@@ -151,26 +151,26 @@ impl Team {
             _ => ReduceTier::Workgroup,
         };
         rows = rows.min(lanes);
-        let team = |rows| Self {
+        let columns = columns.map(|c| c.div_ceil(lanes));
+        let mut team = Self {
             rows,
             keys: tuning.keys,
             lanes,
             units,
             reduce,
         };
-        let columns = columns.map(|c| c.div_ceil(lanes));
-        let fits = |rows: u32| {
-            held(rows, lanes) <= ACCUMULATORS
-                && team(rows).workgroup_bytes(
-                    tuning.workgroup,
-                    columns[0] * widths[0] * lanes,
-                    columns[1] * widths[1],
-                ) <= caps.workgroup_bytes
+        let fits = |team: &Self| {
+            let query = columns[0] * widths[0] * lanes;
+            let bytes = team.workgroup_bytes(tuning.workgroup, query, columns[1] * widths[1]);
+            held(team.rows, lanes) <= ACCUMULATORS && bytes <= caps.workgroup_bytes
         };
-        while rows > 1 && !fits(rows) {
-            rows /= 2;
+        if !fits(&team) && reduce == ReduceTier::Workgroup {
+            team.keys = 4;
         }
-        Ok(team(rows))
+        while team.rows > 1 && !fits(&team) {
+            team.rows /= 2;
+        }
+        Ok(team)
     }
 
     /// Workgroup memory, given the groups of four of a query and those of the result that an invocation holds.

@@ -12,6 +12,9 @@ With VEC 1 (rows of any length, floats alone) `four` has one group a unit and `r
 
 FORMAT is f32, f16, bf16, i8, f8e4m3, f8e5m2. An E4M3 number is an f16 number with the exponent's bias off by 8, so
 that it and its subnormals become f16 by shifts, divided by 256. (Its NaN is then 480.) E5M2 is the upper half of f16.
+
+Tried for i8 (H100, 131072 keys, four keys a step): adding the byte to 2^23 as f32, 156 to 161 us; to 1024 as f16, 149 to
+157 us; unpack4xI8, 154 to 156 us.
 #>
 #macro input(index, name, format, vec)
 #if vec == 1

@@ -395,6 +395,9 @@ fn setups() -> Vec<(&'static str, Setup)> {
         let mut setup = Setup::new(format, &[113], Pages::Contiguous);
         setup.split = 4;
         add("formats", setup);
+        if ![KvFormat::F16, Int8, F8E4M3].contains(&format) {
+            continue;
+        }
         setup.dim = 128;
         setup.v_dim = 128;
         setup.heads = [4, 4];

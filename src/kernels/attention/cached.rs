@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use super::store::{ChannelOrder, KvStore, Rows, TokenLayout, Tokens};
-use super::{Attention, AttentionLayouts, AttentionPlan, KvLayout, SCRATCH_SLOT, Tuning};
+use super::{Attention, AttentionLayouts, AttentionPlan, DecodeTuning, KvLayout, SCRATCH_SLOT};
 use crate::capabilities::Capabilities;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -132,10 +132,11 @@ impl Attention {
             pages: keys.pages as u32,
             blocks: tokens.blocks(),
         });
-        let tuning = self
-            .tuning
-            .unwrap_or_else(|| Tuning::new(caps, problem.head_dim, problem.v_dim));
-        problem.decode(caps, &tuning.decode)
+        let tuning = match self.tuning {
+            Some(tuning) => tuning.decode,
+            None => DecodeTuning::cached(caps, keys.format, values.format),
+        };
+        problem.decode(caps, &tuning)
     }
 
     /// Records attention over caches.

@@ -76,7 +76,7 @@ pub const ENTRIES: &[Entry] = &[Entry {
         },
         Param {
             name: "mask",
-            kind: Kind::Choice(&["full", "causal"]),
+            kind: Kind::Mask,
             default: Default::Value("causal"),
             about: "which keys a query sees; the last query is the last token",
         },
@@ -167,10 +167,7 @@ fn decode_attention(call: &mut Call<'_>) -> Result<()> {
             values.append(pass, &v, Tokens::Paged(&own), None)
         })?;
     }
-    let mut op = Attention::new(match call.choice("mask")? {
-        Some("full") => Mask::Full,
-        _ => Mask::Causal,
-    });
+    let mut op = Attention::new(call.mask("mask")?.unwrap_or(Mask::Causal));
     if let Some(scale) = call.number("scale")? {
         op = op.scale(scale as f32);
     }

@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod attention_backward;
+pub mod cache;
 pub mod elementwise;
 pub mod fftconv;
 pub mod gemm;
@@ -69,6 +70,11 @@ pub const BENCHES: &[Bench] = &[
         name: "attention",
         rows: attention::rows,
         sweep: attention::sweep,
+    },
+    Bench {
+        name: "cache",
+        rows: cache::rows,
+        sweep: cache::sweep,
     },
     Bench {
         name: "attention_backward",

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod attention_backward;
+pub mod cache;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
@@ -37,6 +38,11 @@ pub const FAMILIES: &[Family] = &[
         name: "attention",
         cases: attention::cases,
         launches: attention::launches,
+    },
+    Family {
+        name: "cache",
+        cases: cache::cases,
+        launches: cache::launches,
     },
     Family {
         name: "attention_backward",

@@ -416,7 +416,7 @@ impl Problem<'_> {
         let &AttentionLayouts { q, k, v, out, .. } = self.layouts;
         let &BackwardLayouts { dq, dk, dv, .. } = layouts;
         let params = Params {
-            forward: self.params(0, 1),
+            forward: self.params(1),
             dq: strides(dq),
             dk: strides(dk),
             dv: strides(dv),

@@ -5,6 +5,8 @@
 //! and spreads the keys over the device (flash-decoding), many the prefill kernel, which tiles both ways.
 
 mod alibi;
+mod backward;
+mod backward_tuning;
 mod blocks;
 mod cached;
 mod decode;
@@ -28,6 +30,11 @@ use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
 pub use alibi::alibi_slopes;
+pub use backward::{
+    AttentionBackward, BackwardArgs, BackwardLayouts, BackwardPlan, Gradient, Gradients,
+    MAX_BACKWARD_DIM,
+};
+pub use backward_tuning::{BackwardTuning, GradientTuning};
 pub use blocks::Blocks;
 pub use cached::{CacheArgs, CacheLayouts};
 pub use documents::{Documents, Packing};

@@ -4,6 +4,7 @@
 //! files, and every check of names and types, is done here once for all of them.
 
 mod attention;
+mod attention_backward;
 mod cache;
 mod call;
 mod dense;
@@ -54,6 +55,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         rows::ENTRIES,
         tokens::ENTRIES,
         attention::ENTRIES,
+        attention_backward::ENTRIES,
         cache::ENTRIES,
         sparse_attention::ENTRIES,
     ]

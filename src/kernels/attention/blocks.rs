@@ -86,6 +86,15 @@ impl<'a> Listed<'a> {
         })
     }
 
+    /// Tiles of so many queries and heads of a line, lines, heads of lists: see shaders/lib/sparse.wgsl.
+    pub(super) fn grid(&self, queries: usize, batch: usize) -> [usize; 3] {
+        [
+            self.layout.block() / queries * self.share * batch,
+            self.lines.1,
+            self.layout.heads(),
+        ]
+    }
+
     /// The tuning with tiles that a block is made of.
     pub(super) fn fit(&self, mut tuning: PrefillTuning) -> PrefillTuning {
         let block = self.layout.block() as u32;

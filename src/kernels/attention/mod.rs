@@ -8,6 +8,7 @@ mod alibi;
 mod backward;
 mod backward_tuning;
 mod blocks;
+mod cooperative;
 mod decode;
 mod documents;
 mod mask;
@@ -36,7 +37,7 @@ pub use blocks::Blocks;
 pub use documents::{Documents, Packing};
 pub use mask::{Band, Mask};
 use problem::Problem;
-pub use tuning::{DecodeTuning, PrefillTuning, Tuning};
+pub use tuning::{CooperativeTuning, DecodeTuning, MatrixUnits, PrefillTuning, Tuning};
 
 /// Most channels of a head of q and k: what multi-head latent attention (DeepSeek-V2) takes.
 pub const MAX_HEAD_DIM: usize = 576;
@@ -293,9 +294,11 @@ impl Attention {
             && problem.bindings() < most_bindings(caps)
             && problem.listed.is_none()
         {
-            problem.decode(caps, &tuning.decode)
-        } else {
-            problem.prefill(caps, &tuning.prefill)
+            return problem.decode(caps, &tuning.decode);
+        }
+        match &tuning.cooperative {
+            Some(tuning) if problem.suits_cooperative(caps) => problem.cooperative(caps, tuning),
+            _ => problem.prefill(caps, &tuning.prefill),
         }
     }
 

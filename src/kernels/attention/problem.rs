@@ -55,7 +55,7 @@ pub(super) struct Problem<'a> {
     pub(super) v_dim: usize,
     mask_kind: Mask,
     /// The scale times log2 e; with a softcap, over the cap.
-    scale: f32,
+    pub(super) scale: f32,
     /// The softcap times log2 e, or zero.
     cap: f32,
     bias: Option<Broadcast>,

@@ -1,13 +1,14 @@
 //! Attention: prefill and decode, every mask, head dimensions around the tiles, grouped heads, element types,
 //! strided layouts, bias, documents, softcap, ALiBi, sinks, rows that see nothing, split keys.
 
+mod flash;
 mod long;
 mod setups;
 
 use flashwave::DType::{F16, F32, I8};
 use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::attention::{
-    Attention, AttentionArgs, AttentionLayouts, DecodeTuning, Documents, Mask, Packing,
+    Attention, AttentionArgs, AttentionLayouts, CooperativeTuning, DecodeTuning, Documents, Mask, Packing,
     PrefillTuning, Tuning, alibi_slopes,
 };
 use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
@@ -39,6 +40,8 @@ enum Sizes {
     Split(u32),
     /// The candidate of a sweep that is least like the defaults.
     Unusual,
+    /// The kernel for matrix units, on an emulation of these.
+    Emulated(CooperativeTuning),
 }
 
 /// Which of batch, heads, queries and keys a bias or mask has a dimension for.
@@ -176,8 +179,12 @@ impl Setup {
                 name += &format!(" {what} {value}");
             }
         }
-        if self.sizes != Sizes::Default {
-            name += &format!(" {:?}", self.sizes);
+        match self.sizes {
+            Sizes::Default => {}
+            Sizes::Emulated(t) => {
+                name += &format!(" emulated {}x{}", t.rows, t.keys);
+            }
+            sizes => name += &format!(" {sizes:?}"),
         }
         if self.lse {
             name += " lse";
@@ -205,6 +212,7 @@ impl Setup {
                 tuning.decode.workgroups = workgroups;
                 tuning.decode.split_keys = 1;
             }
+            Sizes::Emulated(sizes) => tuning.cooperative = Some(sizes),
             Sizes::Unusual => {
                 let prefill = PrefillTuning::candidates(caps, p.head_dim, p.v_dim);
                 let decode = DecodeTuning::candidates(caps);
@@ -509,6 +517,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(
         setups::all()
             .into_iter()
+            .chain(flash::all())
             .map(|(group, setup)| setup.case(group)),
     );
     cases
@@ -517,7 +526,7 @@ pub fn cases() -> Vec<Case> {
 /// The launches of the cases, and each tuning that a sweep would try.
 pub fn launches(caps: &Capabilities) -> Vec<Launch> {
     let mut launches = Vec::new();
-    for (_, setup) in setups::all() {
+    for (_, setup) in setups::all().into_iter().chain(flash::all()) {
         launches.extend(plan(caps, &setup, setup.operator(caps)));
     }
     for d in [128, 256] {

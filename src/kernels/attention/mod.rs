@@ -32,7 +32,7 @@ pub use backward::{
     AttentionBackward, BackwardArgs, BackwardLayouts, BackwardPlan, Gradient, Gradients,
     MAX_BACKWARD_DIM,
 };
-pub use backward_tuning::{BackwardTuning, GradientTuning};
+pub use backward_tuning::{BackwardTuning, FlashGradientTuning, GradientTuning};
 pub use blocks::Blocks;
 pub use documents::{Documents, Packing};
 pub use mask::{Band, Mask};

@@ -8,8 +8,8 @@ mod setups;
 use flashwave::DType::{F16, F32, I8};
 use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::attention::{
-    Attention, AttentionArgs, AttentionLayouts, CooperativeTuning, DecodeTuning, Documents, Mask, Packing,
-    PrefillTuning, Tuning, alibi_slopes,
+    Attention, AttentionArgs, AttentionLayouts, CooperativeTuning, DecodeTuning, Documents, Mask,
+    Packing, PrefillTuning, Tuning, alibi_slopes,
 };
 use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use rand::{Rng, SeedableRng};
-
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -17,7 +15,8 @@ use crate::kernels::rope::{FusedQkv, FusedQkvArgs, RopeOut, RopeTable};
 use crate::kernels::sparse::SparseLayout;
 use crate::loader::Weights;
 use crate::model::cache::KvCache;
-use crate::model::generate::Generation;
+use crate::model::generate::{Decode, Generation, Then};
+use crate::model::random::Random;
 use crate::model::sampling::Sampling;
 use crate::model::weights::{Loader, Progress};
 use crate::model::{LayerAttention, LlamaConfig};
@@ -77,7 +76,7 @@ impl Llama {
         options: LlamaOptions,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
-        let mut config = weights.config().clone();
+        let mut config = weights.config().llama()?.clone();
         if !options.attention.is_empty() {
             config.attention = options.attention;
         }
@@ -131,16 +130,9 @@ impl Llama {
             config.head_dim,
         );
         let qkv_rows = (config.heads + 2 * config.kv_heads) * head_dim;
-        let largest = [config.vocab_size, 2 * inner, qkv_rows]
-            .into_iter()
-            .fold(hidden, usize::max);
-        let source = random_matrix(ctx, dtype, largest, hidden)?;
-        let matrix = |rows: usize, cols: usize| -> Result<Tensor> {
-            let copy = Tensor::empty(ctx, dtype, [rows, cols])?;
-            let part = source.reshape([source.len()])?.rows(0..rows * cols)?;
-            ctx.record(|pass| pass.copy(&part, &copy.reshape([rows * cols])?, 0))?;
-            Ok(copy)
-        };
+        let rows = [config.vocab_size, 2 * inner, qkv_rows];
+        let random = Random::new(ctx, dtype, &rows, hidden)?;
+        let matrix = |rows: usize, cols: usize| random.matrix(rows, cols);
         let ones = || Tensor::from_slice(ctx, &vec![1.0f32; hidden], [hidden]);
         let mut layers = Vec::with_capacity(config.layers);
         for _ in 0..config.layers {
@@ -226,25 +218,9 @@ impl Llama {
 
     /// Continues `prompt` in a session of its own, with room up to the model's longest context.
     pub fn generate(&self, prompt: &[u32], sampling: &Sampling) -> Result<Generation<'static>> {
-        Generation::owning(self.session(self.config().max_positions)?, prompt, sampling)
+        let session = self.session(self.config().max_positions)?;
+        Generation::owning(Box::new(session), prompt, sampling)
     }
-}
-
-/// Uniform values of variance 1 / cols: a block of them, repeated.
-fn random_matrix(ctx: &Context, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
-    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let scale = (12.0 / cols as f32).sqrt();
-    let block: Vec<f32> = (0..1 << 20)
-        .map(|_| (random.random::<f32>() - 0.5) * scale)
-        .collect();
-    let block = Tensor::encode_f32(dtype, &block)?;
-    let tensor = Tensor::empty(ctx, dtype, [rows, cols])?;
-    let bytes = rows * cols * dtype.size();
-    for at in (0..bytes).step_by(block.len()) {
-        tensor.write_bytes(at, &block[..block.len().min(bytes - at)])?;
-    }
-    ctx.flush()?;
-    Ok(tensor)
 }
 
 struct Parts {
@@ -341,31 +317,15 @@ impl Session {
     /// Errors on no tokens, a token outside the vocabulary, or more tokens than the cache has room for; the
     /// session is then as before.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&Tensor> {
-        self.feed_then(tokens, |_, _| Ok(()))
+        self.feed_then(tokens, &|_, _| Ok(()))
     }
 
-    /// As [`feed`](Self::feed), with `then` recorded in the same submission as the last tokens.
-    pub(crate) fn feed_then(
-        &mut self,
-        tokens: &[u32],
-        then: impl Fn(&mut Pass<'_>, &Tensor) -> Result<()>,
-    ) -> Result<&Tensor> {
-        self.check(tokens)?;
-        let ctx = self.model.context().clone();
-        let last = tokens.len().div_ceil(CHUNK) - 1;
-        for (i, chunk) in tokens.chunks(CHUNK).enumerate() {
-            let ids = self.work.ids.rows(0..chunk.len())?;
-            ids.write(chunk)?;
-            ctx.record(|pass| {
-                if i < last {
-                    return self.forward(pass, &ids, None);
-                }
-                self.forward(pass, &ids, Some((Logits::Last, &self.work.logits)))?;
-                then(pass, &self.work.logits)
-            })?;
-            self.cache.advance(chunk.len());
-        }
-        Ok(&self.work.logits)
+    /// Continues the text with `prompt` and what follows it.
+    ///
+    /// Errors if a parameter of `sampling` or a token of `prompt` is out of range, or if the prompt does not fit
+    /// in the cache.
+    pub fn generate(&mut self, prompt: &[u32], sampling: &Sampling) -> Result<Generation<'_>> {
+        Generation::of(self, prompt, sampling)
     }
 
     /// As [`feed`](Self::feed), with the logits of every token, `[tokens, vocab]`.
@@ -382,25 +342,6 @@ impl Session {
             self.cache.advance(chunk.len());
         }
         Ok(all)
-    }
-
-    pub(crate) fn check(&self, tokens: &[u32]) -> Result<()> {
-        let vocab = self.model.config().vocab_size;
-        if tokens.is_empty() {
-            return Err(Error::argument("tokens", "none", "at least one"));
-        }
-        if let Some((at, id)) = tokens
-            .iter()
-            .enumerate()
-            .find(|(_, id)| **id as usize >= vocab)
-        {
-            return Err(Error::argument(
-                format!("tokens[{at}]"),
-                id,
-                format!("0 to {}, the vocabulary", vocab - 1),
-            ));
-        }
-        self.cache.require_room(tokens.len())
     }
 
     /// Records the pass of the token ids `ids` (u32, on the device) after the tokens in the cache, without counting
@@ -578,6 +519,47 @@ impl Session {
             y: normed,
         };
         Norm::rms(self.model.config().norm_eps).run(pass, args)
+    }
+}
+
+impl Decode for Session {
+    fn context(&self) -> &Context {
+        self.model.context()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.model.config().vocab_size
+    }
+
+    fn eos_token_ids(&self) -> &[u32] {
+        &self.model.config().eos_token_ids
+    }
+
+    fn position(&self) -> usize {
+        self.cache.len()
+    }
+
+    fn capacity(&self) -> usize {
+        self.cache.capacity()
+    }
+
+    fn feed_then(&mut self, tokens: &[u32], then: &Then<'_>) -> Result<&Tensor> {
+        self.check(tokens)?;
+        let ctx = self.model.context().clone();
+        let last = tokens.len().div_ceil(CHUNK) - 1;
+        for (i, chunk) in tokens.chunks(CHUNK).enumerate() {
+            let ids = self.work.ids.rows(0..chunk.len())?;
+            ids.write(chunk)?;
+            ctx.record(|pass| {
+                if i < last {
+                    return self.forward(pass, &ids, None);
+                }
+                self.forward(pass, &ids, Some((Logits::Last, &self.work.logits)))?;
+                then(pass, &self.work.logits)
+            })?;
+            self.cache.advance(chunk.len());
+        }
+        Ok(&self.work.logits)
     }
 }
 

@@ -43,7 +43,7 @@ struct Layer<R> {
 impl<R: Real> Llama<R> {
     /// The model of these weights. RoPE must be unscaled.
     pub fn new(weights: &Weights, storage: DType) -> Result<Self> {
-        let config = weights.config().clone();
+        let config = weights.config().llama()?.clone();
         let matrix = |name: &str| -> Result<Vec<R>> {
             Ok(widen_as(
                 &weights.tensor(&format!("{name}.weight"))?.to_f32()?,
@@ -154,12 +154,12 @@ fn stored<R: Real>(x: R, storage: DType) -> R {
     }
 }
 
-fn add<R: Real>(x: &mut [R], y: &[R]) {
+pub(super) fn add<R: Real>(x: &mut [R], y: &[R]) {
     x.iter_mut().zip(y).for_each(|(x, &y)| *x = *x + y);
 }
 
 /// `weights [out, in]` times `x [in]`.
-fn product<R: Real>(weights: &[R], x: &[R]) -> Vec<R> {
+pub(super) fn product<R: Real>(weights: &[R], x: &[R]) -> Vec<R> {
     let dot = |row: &[R]| {
         row.iter()
             .zip(x)
@@ -168,7 +168,7 @@ fn product<R: Real>(weights: &[R], x: &[R]) -> Vec<R> {
     weights.chunks_exact(x.len()).map(dot).collect()
 }
 
-fn rms_norm<R: Real>(x: &[R], weight: &[R], eps: f32) -> Vec<R> {
+pub(super) fn rms_norm<R: Real>(x: &[R], weight: &[R], eps: f32) -> Vec<R> {
     let square = x.iter().fold(R::zero(), |sum, &x| sum + x * x) / R::of(x.len() as f64);
     let scale = (square + R::of(f64::from(eps))).sqrt().recip();
     x.iter().zip(weight).map(|(&x, &w)| x * scale * w).collect()

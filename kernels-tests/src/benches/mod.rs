@@ -10,6 +10,7 @@ pub mod elementwise;
 pub mod gemm;
 pub mod gemv;
 pub mod heater;
+pub mod hyena;
 pub mod model;
 pub mod norm;
 pub mod rope;
@@ -87,6 +88,12 @@ pub const BENCHES: &[Bench] = &[
         name: "gemv",
         rows: gemv::rows,
         sweep: gemv::sweep,
+    },
+    Bench {
+        name: "hyena",
+        rows: hyena::rows,
+        // Its products are tuned by their own families.
+        sweep: hyena::rows,
     },
     Bench {
         name: "norm",

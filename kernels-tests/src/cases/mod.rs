@@ -6,11 +6,13 @@ pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod hyena;
 pub mod norm;
 pub mod random;
 pub mod rope;
 pub mod select;
 pub mod softmax;
+pub mod spacetime;
 pub mod sparse_attention;
 
 use crate::{Case, Effort};
@@ -60,6 +62,11 @@ pub const FAMILIES: &[Family] = &[
         launches: gemm::launches,
     },
     Family {
+        name: "hyena",
+        cases: hyena::cases,
+        launches: hyena::launches,
+    },
+    Family {
         name: "norm",
         cases: norm::cases,
         launches: norm::launches,
@@ -83,6 +90,11 @@ pub const FAMILIES: &[Family] = &[
         name: "softmax",
         cases: softmax::cases,
         launches: softmax::launches,
+    },
+    Family {
+        name: "spacetime",
+        cases: spacetime::cases,
+        launches: spacetime::launches,
     },
     Family {
         name: "sparse_attention",

@@ -13,6 +13,7 @@ use kernels_tests::benches::heater::Heater;
 use kernels_tests::benches::{BENCHES, Measurement, Row, Scale, measure, model};
 use serde::Serialize;
 
+use crate::decode_cost;
 use crate::device::{DeviceArgs, checks_name, heading};
 use crate::plot::Figures;
 use crate::units::rate;
@@ -40,7 +41,7 @@ pub struct BenchArgs {
     /// Append the rows to this CSV file (benches/record/<device>/<date>.csv)
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Draw the rows that figures show into this folder, as SVG
+    /// Draw the rows that figures show into this folder, as SVG; of the family hyena what tokens cost along a text
     #[arg(long, value_name = "FOLDER")]
     plot: Option<PathBuf>,
 }
@@ -134,6 +135,10 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
     }
     if "model".contains(filter) && part.is_empty() && !args.sweep {
         host_cost(&mut out, &ctx, args.json)?;
+    }
+    if let (Some(folder), "hyena") = (&args.plot, filter) {
+        let file = folder.join("hyena_decode.svg");
+        decode_cost::run(&mut out, &ctx, &ceilings, &file)?;
     }
     if args.sweep {
         best(&mut out, &lines, args.json)?;

@@ -3,6 +3,7 @@
 
 mod bench;
 mod ceilings;
+mod decode_cost;
 mod device;
 mod devices;
 mod generate;

@@ -94,8 +94,8 @@ pub struct Capabilities {
     pub pipeline_cache: bool,
     /// Cooperative-matrix shapes; empty without the feature.
     pub cooperative: Vec<CooperativeShape>,
-    /// Shaders reach the elements of cooperative matrices, 16 x 16 of f16 into f32 held by subgroups of 32, and these lie as
-    /// `shaders/lib/fragments.wgsl` says.
+    /// Shaders reach the elements of cooperative matrices, and find them where kernels expect them. Known of devices
+    /// that are open alone; see [`crate::kernels::fragments`].
     pub matrix_elements: bool,
     /// The driver takes our SPIR-V as it is: what [`crate::spirv`] makes of WGSL.
     pub spirv: bool,
@@ -170,7 +170,11 @@ impl Capabilities {
             f32_accumulator: true,
         };
         let lanes = SubgroupSizes { min: 32, max: 32 };
-        if self.spirv && self.subgroups == Some(lanes) && self.cooperative.contains(&shape) {
+        if self.spirv
+            && self.shader_f16
+            && self.subgroups == Some(lanes)
+            && self.cooperative.contains(&shape)
+        {
             MatrixTier::Cooperative
         } else {
             MatrixTier::Fma

@@ -320,9 +320,26 @@ impl Context {
             lost,
             cache,
         };
-        Ok(Self {
+        let mut ctx = Self {
             inner: Arc::new(inner),
-        })
+        };
+        ctx.ask_for_elements();
+        Ok(ctx)
+    }
+
+    /// Finds out whether kernels can count on where the elements of cooperative matrices lie.
+    fn ask_for_elements(&mut self) {
+        #[cfg(not(target_arch = "wasm32"))]
+        if crate::kernels::fragments::plan(&self.inner.caps).is_ok() {
+            let lie = crate::kernels::fragments::lie_as_expected(self).unwrap_or_else(|error| {
+                log::warn!("elements of cooperative matrices: {error}");
+                false
+            });
+            // Nothing else holds the context yet.
+            if let Some(inner) = Arc::get_mut(&mut self.inner) {
+                inner.caps.matrix_elements = lie;
+            }
+        }
     }
 
     /// What the device can do.

@@ -2,9 +2,9 @@
 //!
 //! WGSL stays the only source; naga writes the SPIR-V, and [`adapt`] changes three things in it:
 //!
-//! - **Wide cooperative loads.** A shader keeps its tiles in workgroup memory as `array<vec4<u32>>` and points
-//!   `coopLoad` at such a vector, index and stride in units of 16 bytes. naga takes the matrix's elements to be those of the
-//!   pointer, u32, where f16 is meant: that type is what is changed. SPV_KHR_cooperative_matrix lets a
+//! - **Wide cooperative loads.** A shader keeps its tiles in workgroup memory as vectors of 16 bytes, `vec4<u32>` or
+//!   `vec4<f32>`, and points `coopLoad` at one of them, index and stride in units of 16 bytes. naga takes the matrix's elements
+//!   to be those of the pointer, where f16 is meant: that type is what is changed, for factors (roles A and B). SPV_KHR_cooperative_matrix lets a
 //!   pointer be to any scalar or vector, whatever the matrix is of, and the driver then loads 16 bytes at a
 //!   time: on an H100 an 8192^3 product went from 114 TFLOP/s (f16 elements) and 187 (vec4<f16>) to 279.
 //! - **Elements of cooperative matrices**, by the names of functions and variables (`elements.rs`): softmax stays in
@@ -104,6 +104,7 @@ mod op {
     pub const TYPE_COOPERATIVE_MATRIX: u32 = 4456;
 }
 const FLOAT16: u32 = 9;
+const ACCUMULATOR: u32 = 2;
 const WORKGROUP_MEMORY: u32 = 0x100;
 const SUBGROUP_MEMORY: u32 = 0x80;
 
@@ -138,8 +139,8 @@ fn encode(opcode: u32, operands: &[u32]) -> Vec<u32> {
     words
 }
 
-/// A module of naga's with f16 for the elements of cooperative matrices of u32, and with subgroup barriers that
-/// order workgroup memory. Errors if it is not a module.
+/// A module of naga's with f16 for the elements of factors (cooperative matrices of roles A and B) of u32 or f32, and with
+/// subgroup barriers that order workgroup memory. Errors if it is not a module.
 pub fn adapt(words: &[u32]) -> Result<Vec<u32>, String> {
     let all = instructions(words)?;
     let word = all
@@ -150,7 +151,19 @@ pub fn adapt(words: &[u32]) -> Result<Vec<u32>, String> {
         .iter()
         .find(|i| opcode(i) == op::TYPE_FLOAT && i[2] == 16)
         .map(|i| i[1]);
-    let retyped = |i: &[u32]| opcode(i) == op::TYPE_COOPERATIVE_MATRIX && Some(i[2]) == word;
+    let float = all
+        .iter()
+        .find(|i| opcode(i) == op::TYPE_FLOAT && i[2] == 32)
+        .map(|i| i[1]);
+    let accumulator = all
+        .iter()
+        .find(|i| opcode(i) == op::CONSTANT && Some(i[1]) == word && i[3] == ACCUMULATOR)
+        .map(|i| i[2]);
+    let retyped = |i: &[u32]| {
+        opcode(i) == op::TYPE_COOPERATIVE_MATRIX
+            && (Some(i[2]) == word || Some(i[2]) == float)
+            && Some(i[6]) != accumulator
+    };
     let wide = all.iter().any(|i| retyped(i));
     // The semantics that barriers have (constants of u32), and what they should have.
     let mut semantics = BTreeMap::new();

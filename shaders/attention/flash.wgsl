@@ -235,9 +235,7 @@ fn main(
 
         // A loop of one round instead of an `if`, whose condition naga takes for divergent.
         loop {
-            #if COOP == "elements"
             if k0 >= own_bottom.end || next_tile(k0, own_top, ${BK}u) > k0 { break; }
-            #endif
             #for b in range(RQ // 16)
             #for j in range(BK // 16)
             var s_${b}_${j}: Accumulator;

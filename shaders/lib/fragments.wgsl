@@ -1,6 +1,6 @@
 <#
-Products of 16 x 16 matrices of f16 into f32, held by a subgroup of 32: each invocation has eight elements of each matrix,
-in its registers.
+Products of 16 x 16 matrices of f16 into f32, held by a subgroup of 32: each invocation has eight elements of each
+matrix in its registers.
 
 Invocation 4 * line + quad holds these elements, by number:
   an accumulator's  row line + 8 * (i / 4), column 2 * quad + i % 2 + 8 * (i / 2 % 2)
@@ -8,10 +8,10 @@ Invocation 4 * line + quad holds these elements, by number:
   B's               row 2 * quad + i % 2 + 8 * (i / 2 % 2), column line + 8 * (i / 4)
 Elements of A and B come as four words of two.
 
-COOP is "elements": the device's matrix units, through cooperative matrices. WGSL cannot reach their elements; SPIR-V can, and
-src/spirv/elements.rs rewrites the functions below by the names in them. The layout is what NVIDIA's drivers use: planners
-ask for a device whose driver was seen to (Capabilities). "emulated": the same by plain arithmetic, for one subgroup a
-workgroup: slow, to test kernels where there are no matrix units.
+COOP is "elements": the device's matrix units, through cooperative matrices. WGSL cannot reach their elements;
+SPIR-V can, and src/spirv/elements.rs rewrites the functions below by the names in them. The layout is that of
+NVIDIA's drivers, and planners take such kernels only where it was found (Capabilities::matrix_elements).
+"emulated": the same by plain arithmetic, one subgroup a workgroup; slow, to test kernels without matrix units.
 
   ${ fragments.functions(COOP) }   types MatrixA, MatrixB, Accumulator; matrix_a(words), matrix_b(words),
                               multiply_add(a, b, c), element(&c, i), set_element(&c, i, x), and over the four

@@ -4,6 +4,7 @@ pub mod attention;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
+pub mod fragments;
 pub mod gemm;
 pub mod gemv;
 pub mod hyena;

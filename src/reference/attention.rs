@@ -82,6 +82,17 @@ pub fn attention<R: Real>(
     v: &[R],
     bias: impl Fn(Place) -> Option<R>,
 ) -> (Vec<R>, Vec<R>) {
+    attention_with(problem, [q, k, v], bias, |weight| weight)
+}
+
+/// [`attention`] with weights (a row's largest is 1) that go through `rounded` before they multiply values, as where
+/// products take another type than sums.
+pub fn attention_with<R: Real>(
+    problem: &Problem<'_>,
+    [q, k, v]: [&[R]; 3],
+    bias: impl Fn(Place) -> Option<R>,
+    rounded: impl Fn(R) -> R,
+) -> (Vec<R>, Vec<R>) {
     let &Problem {
         heads,
         q_len,
@@ -126,6 +137,7 @@ pub fn attention<R: Real>(
                 for &(j, s) in &scores {
                     let weight = (s - largest).exp();
                     sum = sum + weight;
+                    let weight = rounded(weight);
                     for (total, &x) in values.iter_mut().zip(&v[(kv + j) * v_dim..]) {
                         *total = *total + weight * x;
                     }

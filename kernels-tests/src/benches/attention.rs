@@ -2,8 +2,8 @@
 
 use flashwave::DType::F16;
 use flashwave::kernels::attention::{
-    Attention, AttentionArgs, AttentionLayouts, DecodeTuning, Documents, Mask, PrefillTuning,
-    Tuning, alibi_slopes,
+    Attention, AttentionArgs, AttentionLayouts, CooperativeTuning, DecodeTuning, Documents, Mask,
+    PrefillTuning, Tuning, alibi_slopes,
 };
 use flashwave::kernels::ceilings::Probe;
 use flashwave::{Capabilities, Context, Result, Tensor};
@@ -119,9 +119,22 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
 pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let mut rows = Vec::new();
     for p in prefills(scale) {
+        let default = Tuning::new(caps, p.dim, p.dim);
+        for cooperative in CooperativeTuning::candidates(caps, p.dim, p.dim) {
+            let cooperative = Some(cooperative);
+            let tuning = Tuning {
+                cooperative,
+                ..default
+            };
+            rows.push(row(caps, p, Some(tuning)));
+        }
         for prefill in PrefillTuning::candidates(caps, p.dim, p.dim) {
-            let default = Tuning::new(caps, p.dim, p.dim);
-            rows.push(row(caps, p, Some(Tuning { prefill, ..default })));
+            let tuning = Tuning {
+                prefill,
+                cooperative: None,
+                ..default
+            };
+            rows.push(row(caps, p, Some(tuning)));
         }
     }
     for p in decodes(scale) {

@@ -9,7 +9,9 @@ use flashwave::kernels::attention::{
 };
 use flashwave::kernels::sparse::{Causality, SparseLayout};
 use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
-use flashwave::reference::attention_backward::{Saved, attention_backward};
+use flashwave::reference::attention_backward::{
+    Saved, attention_backward, attention_backward_with,
+};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use super::attention::{Dims, at, count, fused, heads_first, kept, out_slack};
@@ -71,11 +73,12 @@ struct Values {
 }
 
 impl Values {
-    /// dq, dk and dv by naive arithmetic that adds channels up from either end.
+    /// dq, dk and dv by naive arithmetic that adds channels up from either end, with weights stored as `weights`.
     fn naive(
         &self,
         p: &Problem<'_>,
         reversed: bool,
+        weights: DType,
         bias: impl Fn(Place) -> Option<f32>,
     ) -> [Vec<f32>; 3] {
         let turned = |x: &[f32], width| -> Vec<f32> {
@@ -96,7 +99,7 @@ impl Values {
             lse: &self.lse,
             dout: &turned(&self.dout, dv),
         };
-        let found = attention_backward(p, &saved, bias);
+        let found = attention_backward_with(p, &saved, bias, |w| round(w, weights));
         [
             turned(&found.dq, d),
             turned(&found.dk, d),
@@ -392,7 +395,11 @@ impl Setup {
             dv,
         };
         let operator = self.operator(ctx.capabilities());
-        ctx.record(|pass| operator.run(pass, args))?;
+        let plan = operator.plan(ctx.capabilities(), args.layouts())?;
+        ctx.record(|pass| plan.launch(pass, args))?;
+        // Matrix units take the weights in f16.
+        let flash = plan.launches().any(|l| l.recipe.shader().contains("flash"));
+        let weights = if flash { F16 } else { F32 };
 
         let wide = [
             &values.q,
@@ -414,7 +421,7 @@ impl Setup {
         };
         let exact = attention_backward(p, &saved, |place| added(place).map(f64::from));
         let exact = [exact.dq, exact.dk, exact.dv];
-        let naive = [false, true].map(|reversed| values.naive(p, reversed, added));
+        let naive = [false, true].map(|reversed| values.naive(p, reversed, weights, added));
         let slack = slack(p.kv_len, self.softcap);
         let mut outcome = Outcome::default();
         for i in 0..3 {
@@ -613,16 +620,9 @@ fn setups() -> Vec<(&'static str, Setup)> {
 /// The kernels for matrix units: on an emulation of these everywhere, and on the device's own where it has any.
 fn matrix_units() -> Vec<(&'static str, Setup)> {
     let base = FlashGradientTuning::EMULATED;
-    let wide = FlashGradientTuning {
-        rows: 32,
-        part: 32,
-        ..base
-    };
-    let long = FlashGradientTuning {
-        walked: 64,
-        part: 32,
-        ..base
-    };
+    let short = FlashGradientTuning { walked: 16, ..base };
+    let wide = FlashGradientTuning { rows: 32, ..short };
+    let long = FlashGradientTuning { part: 32, ..base };
     let window = |left, right, sinks| Mask::Window { left, right, sinks };
     let mut setups = Vec::new();
     for (mask, lengths, d, v_dim, sizes) in [
@@ -631,10 +631,10 @@ fn matrix_units() -> Vec<(&'static str, Setup)> {
         (Mask::Causal, [50, 20], 32, 32, base),
         (window(20, 0, 3), [67, 90], 32, 32, base),
         (window(9, 5, 40), [67, 90], 32, 32, base),
-        (Mask::Prefix(37), [50, 50], 32, 32, base),
-        (Mask::Causal, [45, 77], 40, 80, base),
+        (Mask::Prefix(37), [50, 50], 32, 32, long),
+        (Mask::Causal, [45, 77], 40, 80, short),
         (Mask::Causal, [45, 77], 64, 64, wide),
-        (Mask::Causal, [75, 77], 128, 16, long),
+        (Mask::Causal, [75, 77], 128, 16, short),
     ] {
         let mut setup = Setup::new(mask, [4, 2], lengths, d);
         setup.problem.v_dim = v_dim;

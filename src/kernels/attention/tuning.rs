@@ -215,8 +215,8 @@ impl CooperativeTuning {
 
     pub(super) fn new(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Option<Self> {
         let (rows, subgroups, keys) = match head_dim.max(v_dim) {
-            ..=96 => (32, 4, 64),
-            ..=128 => (32, 4, 32),
+            ..97 => (32, 4, 64),
+            97..129 => (32, 4, 32),
             // The output of 16 rows takes as many registers as that of 32 with half the channels.
             _ => (16, 8, 32),
         };

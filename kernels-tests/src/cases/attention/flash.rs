@@ -33,7 +33,7 @@ pub(super) fn all() -> Vec<(&'static str, Setup)> {
         (40, 80, base),
         (128, 64, CooperativeTuning { rows: 32, ..base }),
         (96, 32, CooperativeTuning { keys: 16, ..base }),
-        (64, 64, CooperativeTuning { keys: 64, ..base }),
+        (64, 16, CooperativeTuning { keys: 64, ..base }),
     ] {
         let mut setup = emulated(Mask::Causal, [1, 1], [45, 77], d, sizes);
         setup.problem.v_dim = v_dim;

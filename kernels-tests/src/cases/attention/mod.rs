@@ -8,14 +8,15 @@ mod setups;
 use flashwave::DType::{F16, F32, I8};
 use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::attention::{
-    Attention, AttentionArgs, AttentionLayouts, CooperativeTuning, DecodeTuning, Documents, Mask,
-    Packing, PrefillTuning, Tuning, alibi_slopes,
+    Attention, AttentionArgs, AttentionLayouts, AttentionPlan, CooperativeTuning, DecodeTuning,
+    Documents, Mask, Packing, PrefillTuning, Tuning, alibi_slopes,
 };
-use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
+use flashwave::kernels::fragments;
+use flashwave::reference::attention::{Modifiers, Place, Problem, attention, attention_with};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use crate::inputs::{Random, poisoned, round, widen};
-use crate::tolerance::{Outcome, Ulps, check};
+use crate::tolerance::{Outcome, Ulps, check, farther};
 use crate::{Case, Failure};
 
 /// How q, k, v and out lie in memory.
@@ -339,7 +340,8 @@ impl Setup {
             ..AttentionArgs::new(&q_dev, &k_dev, &v_dev, &out)
         };
         let operator = self.operator(ctx.capabilities());
-        ctx.record(|pass| operator.run(pass, args))?;
+        let plan = operator.plan(ctx.capabilities(), args.layouts())?;
+        ctx.record(|pass| plan.launch(pass, args))?;
 
         let added = |place: Place| -> Option<f32> {
             if let Some((shape, values)) = &mask
@@ -357,8 +359,7 @@ impl Setup {
         let (exact, exact_lse) = attention(p, &widen(&q), &widen(&k), &widen(&v), |at| {
             added(at).map(f64::from)
         });
-        let (naive, naive_lse) = attention(p, &q, &k, &v, added);
-        let naive: Vec<f32> = naive.iter().map(|&x| round(x, to)).collect();
+        let (naive, naive_lse) = naive(&plan, p, [&q, &k, &v], &exact, to, added);
         let values = match self.place {
             Storage::Fused => {
                 let values = out.transpose(1, 2)?.to_f32_vec()?;
@@ -393,6 +394,28 @@ impl Setup {
         }
         self.sink.is_some().then_some(logits)
     }
+}
+
+/// Naive arithmetic of the precision of a plan's kernel, rounded to the output's type `to`, and its logarithms: f32, and on
+/// matrix units weights of f16, where an element's error is the larger one with or without that rounding.
+pub(super) fn naive(
+    plan: &AttentionPlan,
+    p: &Problem<'_>,
+    [q, k, v]: [&[f32]; 3],
+    exact: &[f64],
+    to: DType,
+    added: impl Fn(Place) -> Option<f32>,
+) -> (Vec<f32>, Vec<f32>) {
+    let output = |values: Vec<f32>| values.into_iter().map(|x| round(x, to)).collect();
+    let (plain, lse) = attention(p, q, k, v, &added);
+    if plan
+        .launches()
+        .all(|l| l.recipe.shader() != "attention/flash")
+    {
+        return (output(plain), lse);
+    }
+    let (halves, _) = attention_with(p, [q, k, v], &added, |w| round(w, F16));
+    (farther(exact, [output(plain), output(halves)]), lse)
 }
 
 /// What WGSL grants the exponentials, in half ulps. A weight 2^-x has a relative error of 3 + 2x ulp, and the output's
@@ -525,9 +548,26 @@ pub fn cases() -> Vec<Case> {
 
 /// The launches of the cases, and each tuning that a sweep would try.
 pub fn launches(caps: &Capabilities) -> Vec<Launch> {
-    let mut launches = Vec::new();
+    let mut launches: Vec<Launch> = fragments::plan(caps).into_iter().collect();
     for (_, setup) in setups::all().into_iter().chain(flash::all()) {
         launches.extend(plan(caps, &setup, setup.operator(caps)));
+    }
+    for d in [64, 128, 256] {
+        let defaults = Tuning::new(caps, d, d);
+        for cooperative in CooperativeTuning::candidates(caps, d, d) {
+            let cooperative = Some(cooperative);
+            let mut setup = Setup::new(Mask::Causal, [8, 8], [2048, 2048], d);
+            setup.types = [F16; 4];
+            let tuning = Tuning {
+                cooperative,
+                ..defaults
+            };
+            launches.extend(plan(
+                caps,
+                &setup,
+                Attention::new(Mask::Causal).tuning(tuning),
+            ));
+        }
     }
     for d in [128, 256] {
         let defaults = Tuning::new(caps, d, d);

@@ -9,7 +9,7 @@ use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use super::attention::{lse_slack, naive, out_slack};
 use crate::inputs::{Random, poisoned, widen};
-use crate::tolerance::{Outcome, check};
+use crate::tolerance::{Outcome, check, check_in};
 use crate::{Case, Failure};
 
 /// Where keys and values lie.
@@ -179,7 +179,7 @@ impl Setup {
         let (naive, naive_lse) = naive(&plan, p, [&q, &k, &v], &exact, to, |at| {
             met(at).then_some(0.0)
         });
-        let outcome = check(&out.to_f32_vec()?, &exact, &naive, out_slack(p.kv_len))?;
+        let outcome = check_in(to, &out.to_f32_vec()?, &exact, &naive, out_slack(p.kv_len))?;
         let lse = lse.to_f32_vec()?;
         let lse = check(&lse, &exact_lse, &naive_lse, lse_slack(p.kv_len))?;
         Ok(outcome.and(lse))

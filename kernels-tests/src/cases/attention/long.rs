@@ -8,7 +8,7 @@ use flashwave::{Context, Tensor};
 
 use super::{lse_slack, naive, out_slack};
 use crate::inputs::{Random, poisoned, widen};
-use crate::tolerance::{Outcome, check};
+use crate::tolerance::{Outcome, check, check_in};
 use crate::{Case, Failure};
 
 /// Channels of the one head.
@@ -89,7 +89,7 @@ fn run(ctx: &Context, name: &str, mask: Mask, length: usize) -> Result<Outcome, 
         let (naive, naive_lse) = naive(&plan, &problem, [q, &k, &v], &exact, F16, |_| Some(0.0));
         let own = &out[row * DIM..][..DIM];
         outcome = outcome
-            .and(check(own, &exact, &naive, out_slack(length))?)
+            .and(check_in(F16, own, &exact, &naive, out_slack(length))?)
             .and(check(
                 &lse[row..=row],
                 &exact_lse,

@@ -16,7 +16,7 @@ use flashwave::reference::attention::{Modifiers, Place, Problem, attention, atte
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use crate::inputs::{Random, poisoned, round, widen};
-use crate::tolerance::{Outcome, Ulps, check, farther};
+use crate::tolerance::{Outcome, Ulps, check, check_in, farther};
 use crate::{Case, Failure};
 
 /// How q, k, v and out lie in memory.
@@ -373,7 +373,7 @@ impl Setup {
         };
         let bent = Ulps(self.softcap.map_or(0.0, |cap| 7.0 * f64::from(cap)));
         let slack = |slack: Ulps| Ulps(slack.0 + bent.0);
-        let outcome = check(&values, &exact, &naive, slack(out_slack(p.kv_len)))?;
+        let outcome = check_in(to, &values, &exact, &naive, slack(out_slack(p.kv_len)))?;
         let Some(lse) = lse else { return Ok(outcome) };
         let lse = check(
             &lse.to_f32_vec()?,
@@ -397,7 +397,7 @@ impl Setup {
 }
 
 /// Naive arithmetic of the precision of a plan's kernel, rounded to the output's type `to`, and its logarithms: f32, and on
-/// matrix units weights of f16, where an element's error is the larger one with or without that rounding.
+/// matrix units probabilities of f16, where an element's error is the larger one with or without their rounding.
 pub(super) fn naive(
     plan: &AttentionPlan,
     p: &Problem<'_>,
@@ -414,7 +414,7 @@ pub(super) fn naive(
     {
         return (output(plain), lse);
     }
-    let (halves, _) = attention_with(p, [q, k, v], &added, |w| round(w, F16));
+    let (halves, _) = attention_with(p, [q, k, v], &added, Some(&|w| round(w, F16)));
     (farther(exact, [output(plain), output(halves)]), lse)
 }
 

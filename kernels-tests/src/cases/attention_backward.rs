@@ -16,7 +16,7 @@ use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use super::attention::{Dims, at, count, fused, heads_first, kept, out_slack};
 use crate::inputs::{Random, poisoned, round, widen};
-use crate::tolerance::{Outcome, Ulps, check, farther};
+use crate::tolerance::{Outcome, Ulps, check_in, farther};
 use crate::{Case, Failure};
 
 /// How tensors lie in memory.
@@ -437,7 +437,7 @@ impl Setup {
             };
             let rounded = |x: &Vec<f32>| x.iter().map(|&x| round(x, self.types[4 + i])).collect();
             let naive = farther(&exact[i], naive.each_ref().map(|g| rounded(&g[i])));
-            let checked = check(&found, &exact[i], &naive, slack);
+            let checked = check_in(self.types[4 + i], &found, &exact[i], &naive, slack);
             outcome = outcome.and(
                 checked.map_err(|e| Failure::Wrong(format!("{}: {e}", ["dq", "dk", "dv"][i])))?,
             );

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::recipe::{MAX_PARAM_BYTES, Recipe};
 use crate::shader::{self, Access, Binding};
 
-/// Storage buffers of one dispatch; WebGPU guarantees 8.
-pub(crate) const MAX_BINDINGS: usize = 8;
+/// Storage buffers of one dispatch at most; devices may have fewer, down to WebGPU's 8.
+pub(crate) const MAX_BINDINGS: usize = 16;
 
 /// A compiled recipe.
 pub struct Kernel {

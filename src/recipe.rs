@@ -9,8 +9,9 @@ use crate::capabilities::{Capabilities, ReduceTier};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
-/// Parameters of one dispatch are at most this many bytes (the immediates every Vulkan device has).
-pub const MAX_PARAM_BYTES: usize = 128;
+/// Parameters of one dispatch are at most this many bytes. Devices with fewer bytes of immediates take them from a
+/// uniform buffer.
+pub const MAX_PARAM_BYTES: usize = 256;
 
 /// The value of a variant's constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

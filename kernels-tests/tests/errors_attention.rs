@@ -1,7 +1,9 @@
 //! Bad input to attention is an error that names the argument, and plans keep their promises: no GPU needed.
 
 use flashwave::DType::{self, F16, F32, I8, U32};
-use flashwave::kernels::attention::{Attention, AttentionLayouts, AttentionPlan, Mask, Tuning};
+use flashwave::kernels::attention::{
+    Attention, AttentionLayouts, AttentionPlan, Mask, Packing, Tuning,
+};
 use flashwave::{Capabilities, Error, Layout, Result};
 
 fn layout(dtype: DType, shape: &[usize]) -> Layout {
@@ -19,7 +21,11 @@ struct Call {
     out: Layout,
     bias: Option<Layout>,
     mask: Option<Layout>,
+    documents: Option<Packing>,
+    slopes: Option<Layout>,
+    sink_logits: Option<Layout>,
     lse: Option<Layout>,
+    caps: Capabilities,
 }
 
 impl Call {
@@ -32,23 +38,26 @@ impl Call {
             out: layout(F32, &[1, 8, 5, 16]),
             bias: None,
             mask: None,
+            documents: None,
+            slopes: None,
+            sink_logits: None,
             lse: None,
+            caps: Capabilities::webgpu_default(),
         }
     }
 
     fn plan(&self, operator: Attention) -> Result<AttentionPlan> {
         let Self { q, k, v, out, .. } = self;
-        let (bias, mask, lse) = (self.bias.as_ref(), self.mask.as_ref(), self.lse.as_ref());
         let layouts = AttentionLayouts {
-            q,
-            k,
-            v,
-            bias,
-            mask,
-            out,
-            lse,
+            bias: self.bias.as_ref(),
+            mask: self.mask.as_ref(),
+            documents: self.documents.as_ref(),
+            slopes: self.slopes.as_ref(),
+            sink_logits: self.sink_logits.as_ref(),
+            lse: self.lse.as_ref(),
+            ..AttentionLayouts::new(q, k, v, out)
         };
-        operator.plan(&Capabilities::webgpu_default(), layouts)
+        operator.plan(&self.caps, layouts)
     }
 }
 
@@ -102,11 +111,22 @@ fn what_does_not_fit_is_named() {
     assert_eq!(refused(|c| c.mask = Some(layout(F32, &[5, 7]))), "mask");
     assert_eq!(refused(|c| c.mask = Some(layout(I8, &[4, 5, 7]))), "mask");
     let wide = |c: &mut Call| {
-        c.q = layout(F32, &[1, 8, 5, 257]);
-        c.k = kv(2, 7, 257);
+        c.q = layout(F32, &[1, 8, 5, 577]);
+        c.k = kv(2, 7, 577);
     };
     assert_eq!(refused(wide), "q");
-    assert_eq!(refused(|c| c.v = kv(2, 7, 300)), "v");
+    assert_eq!(refused(|c| c.v = kv(2, 7, 513)), "v");
+    for (queries, keys) in [(&[0, 5], &[0, 8]), (&[0, 6], &[0, 7])] {
+        let packing = Packing::new(queries, keys).expect("lengths");
+        assert_eq!(refused(|c| c.documents = Some(packing)), "documents");
+    }
+    for bad in [layout(F16, &[8]), layout(F32, &[2]), layout(F32, &[1, 8])] {
+        assert_eq!(refused(|c| c.slopes = Some(bad.clone())), "slopes");
+        assert_eq!(refused(|c| c.sink_logits = Some(bad)), "sink_logits");
+    }
+    let spread = layout(F32, &[8, 2]).narrow(1, 0..1).unwrap();
+    let spread = spread.transpose(0, 1).unwrap();
+    assert_eq!(refused(|c| c.slopes = Some(spread)), "slopes");
     // More heads than a dispatch has workgroups.
     let many = |c: &mut Call| {
         c.q = layout(F32, &[1, 70_000, 20, 1]);
@@ -146,6 +166,45 @@ fn scales_are_finite() {
             .plan(Attention::new(Mask::Full).scale(-0.5))
             .is_ok()
     );
+}
+
+#[test]
+fn softcaps_are_positive_and_finite() {
+    for softcap in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e31, 1e-39] {
+        let plan = Call::new().plan(Attention::new(Mask::Full).softcap(softcap));
+        assert_eq!(name(plan), "softcap", "{softcap}");
+    }
+    for softcap in [1e-30, 50.0, 1e30] {
+        let plan = Call::new().plan(Attention::new(Mask::Full).softcap(softcap));
+        assert!(plan.is_ok(), "{softcap}");
+    }
+}
+
+#[test]
+fn more_tensors_than_a_device_binds_are_refused_by_name() {
+    let mut call = Call::new();
+    let causal = Attention::new(Mask::Causal);
+    let shader = |call: &Call| {
+        let plan = call.plan(causal).expect("a plan");
+        plan.launches().next().expect("a launch").recipe.shader()
+    };
+    call.bias = Some(layout(F32, &[5, 7]));
+    call.mask = Some(layout(I8, &[5, 7]));
+    call.documents = Some(Packing::new(&[0, 2, 5], &[0, 3, 7]).expect("lengths"));
+    assert_eq!(shader(&call), "attention/decode");
+    // The decode kernel has its splits to bind: with eight tensors the prefill kernel has to serve few queries.
+    call.slopes = Some(layout(F32, &[8]));
+    assert_eq!(shader(&call), "attention/prefill");
+    call.lse = Some(layout(F32, &[1, 8, 5]));
+    let error = call.plan(causal).expect_err("too many").to_string();
+    assert_eq!(
+        error,
+        "lse: the 9th tensor of q, k, v, out, bias, mask, documents, slopes, lse; allowed: at most 8 tensors in one \
+         call on this device"
+    );
+    call.sink_logits = Some(layout(F32, &[8]));
+    call.caps.storage_buffers = 16;
+    assert_eq!(shader(&call), "attention/decode");
 }
 
 #[test]
@@ -191,15 +250,7 @@ fn a_growing_cache_compiles_nothing_and_its_splits_cover_it() {
         for kv_len in (1..600).chain([4096, 16384, 100_000]) {
             let q = layout(F32, &[1, 32, 1, 128]);
             let k = kv(8, kv_len, 128);
-            let layouts = AttentionLayouts {
-                q: &q,
-                k: &k,
-                v: &k,
-                bias: None,
-                mask: None,
-                out: &q,
-                lse: None,
-            };
+            let layouts = AttentionLayouts::new(&q, &k, &k, &q);
             let plan = Attention::new(Mask::Causal)
                 .plan(&caps, layouts)
                 .expect("a plan");

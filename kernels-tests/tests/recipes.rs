@@ -85,15 +85,7 @@ fn model(report: &mut Report, caps: &Capabilities, tokens: usize) -> Result<()> 
 
     let q = layout(F32, &[1, heads, tokens, dim])?;
     let k = layout(F16, &[1, heads, context, dim])?;
-    let layouts = AttentionLayouts {
-        q: &q,
-        k: &k,
-        v: &k,
-        bias: None,
-        mask: None,
-        out: &q,
-        lse: None,
-    };
+    let layouts = AttentionLayouts::new(&q, &k, &k, &q);
     let attention = Attention::new(Mask::Causal).plan(caps, layouts)?;
     add("attention", attention.launches().cloned().collect());
 
@@ -180,7 +172,7 @@ fn an_integrated_card() {
     let caps = Capabilities {
         class: DeviceClass::Integrated,
         subgroups: Some(SubgroupSizes { min: 8, max: 32 }),
-        immediate_bytes: 128,
+        immediate_bytes: 256,
         ..Capabilities::webgpu_default()
     };
     insta::assert_snapshot!(report(&caps).expect("plans"));
@@ -200,7 +192,7 @@ fn a_large_card() {
             f16_inputs: true,
             f32_accumulator: true,
         }],
-        immediate_bytes: 128,
+        immediate_bytes: 256,
         invocations: 1024,
         workgroup_bytes: 48 << 10,
         binding_bytes: 2 << 30,

@@ -16,7 +16,7 @@ fn devices() -> Vec<Capabilities> {
     let with_subgroups = |min, max| Capabilities {
         name: format!("subgroups {min} to {max}"),
         subgroups: Some(SubgroupSizes { min, max }),
-        immediate_bytes: 128,
+        immediate_bytes: 256,
         ..Capabilities::webgpu_default()
     };
     let large = Capabilities {

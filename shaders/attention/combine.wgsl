@@ -36,7 +36,7 @@ fn main(
     let batch = workgroup.z;
     let place = (batch * grid.y + head) * grid.x + query;
     let base = place * p.splits * ${DV4 + 1}u;
-    var own = HIDDEN;
+    var own = LOWEST;
     for (var s = lane; s < p.splits; s += ${WG}u) {
         own = max(own, partial[base + s * ${DV4 + 1}u].x);
     }

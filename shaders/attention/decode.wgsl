@@ -37,17 +37,12 @@ ${ t.input(2, "k", K, KVEC) }
 ${ t.input(3, "v", V, KVEC) }
 #endif
 ${ t.output(4, "out", O, VEC) }
-#if BIAS != "none"
-${ t.input(5, "bias", BIAS) }
-#endif
-#if MASK == 1
-${ t.words(6, "mask", "u32") }
-#endif
+${ attention.inputs(BIAS, MASK, SEEN, SLOPES, SINK) }
 #if LSE == 1
 ${ t.words(7, "lse", "f32", "read_write") }
 #endif
 ${ t.words(8, "partial", "vec4<f32>", "read_write") }
-${ attention.functions(BIAS, MASK, CAUSAL) }
+${ attention.functions(BIAS, MASK, SEEN, SOFTCAP, SLOPES, SINK) }
 ${ reduce.group_sum(REDUCE, WG, L) }
 
 // The queries; at the end the groups' results.
@@ -101,9 +96,11 @@ fn main(
     let row_${r} = min(first_row + ${r}u, rows - 1u);
     let query_${r} = row_${r} % p.q_len;
     let head_${r} = kv_head * p.group + row_${r} / p.q_len;
-    let limit_${r} = visible(query_${r});
-    var m_${r} = HIDDEN;
-    var l_${r} = 0.0;
+    let seen_${r} = seen_by(query_${r});
+    let start_${r} = start(head_${r});
+    // One group of one split has the row's start.
+    var m_${r} = select(LOWEST, start_${r}.x, workgroup.x == 0u && team == 0u);
+    var l_${r} = select(0.0, start_${r}.y, workgroup.x == 0u && team == 0u);
     #for j in range(JV)
     var o_${r}_${j} = vec4<f32>();
     #endfor
@@ -143,7 +140,7 @@ fn main(
                 #endfor
             }
             #endfor
-            s = scores(group_sum(s, lane), batch, head_${r}, query_${r}, key, min(limit_${r}, end));
+            s = scores(group_sum(s, lane), batch, head_${r}, query_${r}, key, until(seen_${r}, end));
             let m = max(m_${r}, largest(s));
             let shrink = exp2(m_${r} - m);
             let w = weights(s, m);
@@ -167,7 +164,7 @@ fn main(
     }
     workgroupBarrier();
     for (var r = 0u; r < min(${R}u, rows - first_row); r += 1u) {
-        var m = HIDDEN;
+        var m = LOWEST;
         for (var g = 0u; g < ${GROUPS}u; g += 1u) {
             m = max(m, states[r * ${GROUPS}u + g].x);
         }

@@ -1,4 +1,4 @@
-// out = softmax(scale q k' + bias, masked) v: causal or full grouped-query attention without the matrix of scores.
+// out = softmax(scale q k' + bias, masked) v: grouped-query attention without the matrix of scores.
 //
 // q [batch, heads, q_len, D], k [batch, heads / group, kv_len, D], v [.., kv_len, DV], out [batch, heads, q_len,
 // DV], each with strides of its own and adjacent elements in the last dimension; bias and mask broadcast by strides
@@ -9,13 +9,17 @@
 // tx * 4 .. + 4, and keeps the columns tx, tx + TX, .. (each four elements wide) of the same rows of the output in
 // registers, so that a row's maximum and sum stay with it. Q and K pass through workgroup memory DC columns at a
 // time, V by BV keys, the weights as a whole tile: with f32 and 256 channels that still is 16 KiB. Only the row maxima
-// are exchanged for each tile; sums are per invocation until the end. Tiles beyond the diagonal are not visited, and
-// the longest rows of tiles start first.
+// are exchanged for each tile; sums are per invocation until the end. A mask by positions is decided for each tile:
+// one that no row sees is not visited, one that all see is not masked. The longest rows of tiles start first.
+//
+// With TILES listed, only blocks of BLOCK keys are visited that are listed for the block of queries (lib/sparse.wgsl);
+// both tiles divide a block.
 //
 // Staged rows are permuted, (row % RQ) * TY + row / RQ, and their columns XORed, so that neighbouring invocations
 // read neighbouring 16 bytes and writes spread over the banks.
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention
+#import "lib/sparse.wgsl" as sparse
 #set BQ = TY * RQ
 #set BK = TX * 4
 #set WG = TX * TY
@@ -32,16 +36,15 @@ ${ t.input(1, "q", Q, VEC) }
 ${ t.input(2, "k", K, VEC) }
 ${ t.input(3, "v", V, VEC) }
 ${ t.output(4, "out", O, VEC) }
-#if BIAS != "none"
-${ t.input(5, "bias", BIAS) }
-#endif
-#if MASK == 1
-${ t.words(6, "mask", "u32") }
-#endif
+${ attention.inputs(BIAS, MASK, SEEN, SLOPES, SINK) }
 #if LSE == 1
 ${ t.words(7, "lse", "f32", "read_write") }
 #endif
-${ attention.functions(BIAS, MASK, CAUSAL) }
+${ attention.functions(BIAS, MASK, SEEN, SOFTCAP, SLOPES, SINK) }
+#if TILES == "listed"
+${ sparse.lists(12) }
+${ sparse.functions(BLOCK, SHARE, BQ) }
+#endif
 
 var<workgroup> stage: array<vec4<f32>, ${STAGE}>;
 var<workgroup> weight_tile: array<vec4<f32>, ${BQ * TX}>;
@@ -55,9 +58,19 @@ fn main(
 ) {
     let tx = lane % ${TX}u;
     let ty = lane / ${TX}u;
+    #if TILES == "listed"
+    let tile = tile_of(workgroup, grid);
+    // The tile may begin before the call's first query: such rows wrap around to beyond the last.
+    let first = tile.row - first_row();
+    let head = tile.head;
+    let heads = lists[1] * ${SHARE}u;
+    let batch = tile.batch;
+    #else
     let first = (grid.x - 1u - workgroup.x) * ${BQ}u;
     let head = workgroup.y;
+    let heads = grid.y;
     let batch = workgroup.z;
+    #endif
     let q_base = p.q_offset + batch * p.q_batch + head * p.q_head;
     let k_base = p.k_offset + batch * p.k_batch + (head / p.group) * p.k_head;
     let v_base = p.v_offset + batch * p.v_batch + (head / p.group) * p.v_head;
@@ -65,14 +78,16 @@ fn main(
     let row = first + ty * ${RQ}u;
     #for r in range(RQ)
     let row_${r} = min(row + ${r}u, last_row);
-    let limit_${r} = visible(row_${r});
+    let seen_${r} = seen_by(row_${r});
     #endfor
-    // The last row sees the most.
-    let end = visible(min(first + ${BQ - 1}u, last_row));
+    // No row sees keys before the first one's, nor after the last one's.
+    let top = seen_by(first);
+    let bottom = seen_by(min(first + ${BQ - 1}u, last_row));
 
+    let initial = start(head);
     #for h in range(RQ // 4)
-    var m_${h} = vec4<f32>(HIDDEN);
-    var l_${h} = vec4<f32>();
+    var m_${h} = vec4<f32>(initial.x);
+    var l_${h} = vec4<f32>(select(0.0, initial.y, tx == 0u));
     #endfor
     #for r in range(RQ)
     #for j in range(RV)
@@ -80,7 +95,19 @@ fn main(
     #endfor
     #endfor
 
-    for (var k0 = 0u; k0 < end; k0 += ${BK}u) {
+    #if TILES == "listed"
+    for (var step = 0u; step < (tile.end - tile.begin) / 2u * ${BLOCK // BK}u; step += 1u) {
+        let entry = tile.begin + step / ${BLOCK // BK}u * 2u;
+        let inside = step % ${BLOCK // BK}u * ${BK}u;
+        let k0 = (lists[entry] & ~PARTIAL) * ${BLOCK}u + inside;
+        if k0 >= bottom.end { continue; }
+        // Where the tile lies in memory.
+        let place = lists[entry + 1u] * ${BLOCK}u + inside;
+    #else
+    for (var k0 = next_tile(0u, top, ${BK}u); k0 < bottom.end; k0 = next_tile(k0 + ${BK}u, top, ${BK}u)) {
+        let place = k0;
+    #endif
+        let last_key = p.kv_len - 1u - k0;
         // Scores of this tile.
         #for r in range(RQ)
         var s_${r} = vec4<f32>();
@@ -113,7 +140,7 @@ fn main(
                 let at = e / ${DC}u;
                 let c = e % ${DC}u;
                 let col = (c0 + c) * 4u;
-                let source = k_base + min(k0 + at, p.kv_len - 1u) * p.k_row + col;
+                let source = k_base + (place + min(at, last_key)) * p.k_row + col;
                 let pos = ((at % 4u) * ${TX}u + at / 4u) ^ (c * 2u);
                 stage[${KSTAGE}u + c * ${BK}u + pos] = load_some_k(source, ${D}u - min(col, ${D}u));
                 #if BK * DC % WG != 0
@@ -138,8 +165,13 @@ fn main(
             #endfor
         }
         #for r in range(RQ)
-        s_${r} = scores(s_${r}, batch, head, row_${r}, k0 + tx * 4u, limit_${r});
+        s_${r} = open_scores(s_${r}, batch, head, row_${r}, k0 + tx * 4u, seen_${r}.at);
         #endfor
+        if !open_tile(k0, ${BK}u, top, bottom) {
+            #for r in range(RQ)
+            s_${r} = hide(s_${r}, k0 + tx * 4u, seen_${r});
+            #endfor
+        }
 
         // Maxima over the invocations of a row.
         #for h in range(RQ // 4)
@@ -168,7 +200,7 @@ fn main(
         #endfor
 
         // The tile's share of the output.
-        for (var v0 = 0u; v0 < min(${BK}u, end - k0); v0 += ${BV}u) {
+        for (var v0 = 0u; v0 < min(${BK}u, bottom.end - k0); v0 += ${BV}u) {
             workgroupBarrier();
             #for i in range((BV * DV4 + WG - 1) // WG)
             {
@@ -177,7 +209,7 @@ fn main(
                 if e < ${BV * DV4}u {
                 #endif
                 let col = (e % ${DV4}u) * 4u;
-                let source = v_base + min(k0 + v0 + e / ${DV4}u, p.kv_len - 1u) * p.v_row + col;
+                let source = v_base + (place + min(v0 + e / ${DV4}u, last_key)) * p.v_row + col;
                 stage[e] = load_some_v(source, ${DV}u - col);
                 #if BV * DV4 % WG != 0
                 }
@@ -242,7 +274,7 @@ fn main(
         #endfor
         #if LSE == 1
         if tx == 0u {
-            lse[p.lse_offset + (batch * grid.y + head) * p.q_len + row_${r}] =
+            lse[p.lse_offset + (batch * heads + head) * p.q_len + row_${r}] =
                 log_sum(m_${r // 4}[${r % 4}], l);
         }
         #endif

@@ -2,12 +2,13 @@
 
 use flashwave::DType::F16;
 use flashwave::kernels::attention::{
-    Attention, AttentionArgs, AttentionLayouts, DecodeTuning, Mask, PrefillTuning, Tuning,
+    Attention, AttentionArgs, AttentionLayouts, DecodeTuning, Documents, Mask, PrefillTuning,
+    Tuning, alibi_slopes,
 };
 use flashwave::kernels::ceilings::Probe;
 use flashwave::{Capabilities, Context, Result, Tensor};
 
-use super::{Prepared, Row, Scale, random, sets};
+use super::{Mark, Measure, Prepared, Row, Scale, random, sets};
 
 /// One call: heads of `dim` channels, `queries` of them over `keys`.
 #[derive(Clone, Copy)]
@@ -19,6 +20,18 @@ struct Problem {
     keys: usize,
     dim: usize,
     mask: Mask,
+    extra: Extra,
+}
+
+/// What else a call has.
+#[derive(Clone, Copy)]
+enum Extra {
+    None,
+    Softcap,
+    Alibi,
+    Sinks,
+    /// So many packed sequences of the same length.
+    Documents(usize),
 }
 
 /// Those of `torch_baseline.py`.
@@ -36,9 +49,44 @@ fn prefills(scale: Scale) -> Vec<Problem> {
                     keys: length,
                     dim,
                     mask,
+                    extra: Extra::None,
                 });
             }
         }
+    }
+    problems
+}
+
+/// Masks that skip most tiles, over 32K tokens, and what scores go through, over 8K.
+fn masked(scale: Scale) -> Vec<Problem> {
+    let window = |left, sinks| Mask::Window {
+        left: scale.pick(left, 8),
+        right: 0,
+        sinks,
+    };
+    let problem = |length, mask, extra| Problem {
+        batch: 1,
+        heads: scale.pick(16, 2),
+        kv_heads: scale.pick(16, 2),
+        queries: scale.pick(length, 64),
+        keys: scale.pick(length, 64),
+        dim: 128,
+        mask,
+        extra,
+    };
+    let mut problems = Vec::new();
+    for mask in [
+        Mask::Causal,
+        window(1024, 0),
+        window(1024, 4),
+        window(4096, 0),
+    ] {
+        problems.push(problem(32768, mask, Extra::None));
+    }
+    let packed = Extra::Documents(scale.pick(16, 4));
+    problems.push(problem(32768, Mask::Causal, packed));
+    for extra in [Extra::Softcap, Extra::Alibi, Extra::Sinks] {
+        problems.push(problem(8192, Mask::Causal, extra));
     }
     problems
 }
@@ -53,13 +101,17 @@ fn decodes(scale: Scale) -> Vec<Problem> {
         keys,
         dim: 128,
         mask: Mask::Causal,
+        extra: Extra::None,
     });
     each.collect()
 }
 
 /// The rows.
 pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
-    let problems = prefills(scale).into_iter().chain(decodes(scale));
+    let problems = prefills(scale)
+        .into_iter()
+        .chain(masked(scale))
+        .chain(decodes(scale));
     problems.map(|p| row(caps, p, None)).collect()
 }
 
@@ -90,31 +142,55 @@ fn row(caps: &Capabilities, p: Problem, tuning: Option<Tuning>) -> Row {
         keys,
         dim,
         mask,
+        extra,
     } = p;
     let cache = (2 * batch * kv_heads * keys * dim * F16.size()) as f64;
     let own = (2 * batch * heads * queries * dim * F16.size()) as f64;
     let count = sets(caps, cache + own);
-    let op = match tuning {
-        Some(tuning) => Attention::new(mask).tuning(tuning),
-        None => Attention::new(mask),
-    };
+    let mut op = Attention::new(mask);
+    if let Some(tuning) = tuning {
+        op = op.tuning(tuning);
+    }
+    if matches!(extra, Extra::Softcap) {
+        op = op.softcap(50.0);
+    }
     let prepare = move |ctx: &Context| prepare(ctx, p, op, count);
     if queries == 1 {
         let work = format!("decode attention f16 h{heads}/{kv_heads} kv{keys} d{dim}");
         return Row::memory("attention", work, cache, prepare);
     }
-    let name = mask.name();
-    let work = format!("attention f16 b{batch} h{heads} l{keys} d{dim} {name}");
-    let seen = match mask {
-        Mask::Full => 1.0,
-        Mask::Causal => 0.5,
+    let what = match extra {
+        Extra::None => String::new(),
+        Extra::Softcap => " softcap".into(),
+        Extra::Alibi => " alibi".into(),
+        Extra::Sinks => " learned sinks".into(),
+        Extra::Documents(n) => format!(" {n} documents"),
     };
-    let flops = 4.0 * seen * (batch * heads * queries) as f64 * (keys * dim) as f64;
+    let work = format!("attention f16 b{batch} h{heads} l{keys} d{dim} {mask}{what}");
+    // As the field counts: the diagonal's halves are half of a square.
+    let parts = match extra {
+        Extra::Documents(n) => n,
+        _ => 1,
+    };
+    let pairs = match mask {
+        Mask::Causal => (queries * keys / parts) as f64 / 2.0,
+        _ => mask.band().pairs(queries / parts, keys / parts) as f64 * parts as f64,
+    };
+    let flops = 4.0 * pairs * (batch * heads * dim) as f64;
     let ceiling = match Probe::Cooperative.missing(caps) {
         None => Probe::Cooperative,
         Some(_) => Probe::F32,
     };
-    Row::compute("attention", work, ceiling, flops, prepare)
+    let mut row = Row::compute("attention", work, ceiling, flops, prepare);
+    if let (Mask::Full | Mask::Causal, Extra::None, None) = (mask, extra, tuning) {
+        row.marks.push(Mark {
+            figure: "attention-length",
+            series: format!("f16 d{dim} {mask}"),
+            x: keys as f64,
+            y: Measure::Throughput,
+        });
+    }
+    row
 }
 
 fn prepare(ctx: &Context, p: Problem, op: Attention, count: usize) -> Result<Prepared> {
@@ -130,19 +206,40 @@ fn prepare(ctx: &Context, p: Problem, op: Attention, count: usize) -> Result<Pre
             ])
         })
         .collect::<Result<_>>()?;
+    let documents = match p.extra {
+        Extra::Documents(n) => {
+            let ends: Vec<u32> = (0..=n).map(|d| (d * p.keys / n) as u32).collect();
+            Some(Documents::new(ctx, &ends, &ends)?)
+        }
+        _ => None,
+    };
+    let slopes = match p.extra {
+        Extra::Alibi => {
+            let slopes = alibi_slopes(p.heads, 8.0)?;
+            Some(Tensor::from_slice(ctx, &slopes, [p.heads])?)
+        }
+        _ => None,
+    };
+    let sink_logits = match p.extra {
+        Extra::Sinks => Some(Tensor::from_slice(ctx, &vec![1.0f32; p.heads], [p.heads])?),
+        _ => None,
+    };
     let [q, k, v, out] = sets[0].each_ref().map(Tensor::layout);
     let layouts = AttentionLayouts {
-        q,
-        k,
-        v,
-        bias: None,
-        mask: None,
-        out,
-        lse: None,
+        documents: documents.as_ref().map(Documents::packing),
+        slopes: slopes.as_ref().map(Tensor::layout),
+        sink_logits: sink_logits.as_ref().map(Tensor::layout),
+        ..AttentionLayouts::new(q, k, v, out)
     };
     let plan = op.plan(ctx.capabilities(), layouts)?;
     Ok(Prepared::new(plan, move |pass, run| {
         let [q, k, v, out] = &sets[run % sets.len()];
-        op.run(pass, AttentionArgs::new(q, k, v, out))
+        let args = AttentionArgs {
+            documents: documents.as_ref(),
+            slopes: slopes.as_ref(),
+            sink_logits: sink_logits.as_ref(),
+            ..AttentionArgs::new(q, k, v, out)
+        };
+        op.run(pass, args)
     }))
 }

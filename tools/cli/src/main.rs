@@ -3,10 +3,14 @@
 
 mod bench;
 mod ceilings;
+mod decode_cost;
 mod device;
 mod devices;
 mod generate;
+mod picture;
+mod plot;
 mod run;
+mod sparsity;
 mod units;
 mod verify;
 
@@ -41,6 +45,8 @@ enum Command {
     Generate(generate::Generate),
     /// Runs a kernel on the tensors of a safetensors file.
     Run(run::RunArgs),
+    /// Draws a block-sparse attention layout and prints each head's density; needs no device.
+    Sparsity(sparsity::SparsityArgs),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +66,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&cli.device, &args),
         Command::Generate(args) => cli.device.open().and_then(|ctx| args.run(&ctx)),
         Command::Run(args) => run::run(&cli.device, &args),
+        Command::Sparsity(args) => sparsity::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

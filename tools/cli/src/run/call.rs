@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use flashwave::kernels::attention::Mask;
+use flashwave::kernels::sparse::Pattern;
 use flashwave::{Context, DType, Tensor};
 use safetensors::Dtype;
 
@@ -112,7 +114,7 @@ impl<'a> Call<'a> {
     /// The value of a parameter: as set, or its default; `None` where the kernel derives it.
     fn value(&self, name: &str) -> Result<Option<Value>> {
         if let Some(value) = self.sets.get(name) {
-            return Ok(Some(*value));
+            return Ok(Some(value.clone()));
         }
         let param = self.entry.params.iter().find(|p| p.name == name);
         let param = param.ok_or_else(|| anyhow!("{} has no parameter {name}", self.entry.name))?;
@@ -128,6 +130,24 @@ impl<'a> Call<'a> {
             Some(Value::Choice(choice)) => Ok(Some(choice)),
             None => Ok(None),
             Some(other) => bail!("{name}: {other:?} is no choice"),
+        }
+    }
+
+    /// A mask of attention; `None` where it is not set and derived.
+    pub fn mask(&self, name: &str) -> Result<Option<Mask>> {
+        match self.value(name)? {
+            Some(Value::Mask(mask)) => Ok(Some(mask)),
+            None => Ok(None),
+            Some(other) => bail!("{name}: {other:?} is no mask"),
+        }
+    }
+
+    /// A pattern of block-sparse attention; `None` where it is not set and derived.
+    pub fn pattern(&self, name: &str) -> Result<Option<Pattern>> {
+        match self.value(name)? {
+            Some(Value::Pattern(pattern)) => Ok(Some(pattern)),
+            None => Ok(None),
+            Some(other) => bail!("{name}: {other:?} is no pattern"),
         }
     }
 

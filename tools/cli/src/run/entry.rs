@@ -2,6 +2,8 @@
 
 use anyhow::{Result, bail};
 use flashwave::DType;
+use flashwave::kernels::attention::Mask;
+use flashwave::kernels::sparse::Pattern;
 use safetensors::Dtype;
 
 use super::call::Call;
@@ -72,6 +74,10 @@ pub enum Kind {
     Count,
     /// One of these.
     Choice(&'static [&'static str]),
+    /// Which keys a query of attention sees.
+    Mask,
+    /// Which blocks of keys a block of queries meets.
+    Pattern,
 }
 
 /// What a parameter is if not set.
@@ -84,7 +90,7 @@ pub enum Default {
 }
 
 /// A parsed value.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Of [`Kind::Number`].
     Number(f64),
@@ -92,6 +98,10 @@ pub enum Value {
     Count(usize),
     /// Of [`Kind::Choice`].
     Choice(&'static str),
+    /// Of [`Kind::Mask`].
+    Mask(Mask),
+    /// Of [`Kind::Pattern`].
+    Pattern(Pattern),
 }
 
 impl Kind {
@@ -101,6 +111,10 @@ impl Kind {
             Self::Number => "<number>".into(),
             Self::Count => "<count>".into(),
             Self::Choice(choices) => choices.join("|"),
+            Self::Mask => "full|causal|window:left=N,right=N,sinks=N|prefix:N".into(),
+            Self::Pattern => {
+                "s2:stride=N,window=N|longgen:..|bigbird:..|dilated:..|banded:..|dense".into()
+            }
         }
     }
 }
@@ -131,6 +145,8 @@ impl Param {
                 Some(choice) => Ok(Value::Choice(choice)),
                 None => bail!("{name}: {text}; allowed: {}", choices.join(", ")),
             },
+            Kind::Mask => Ok(Value::Mask(text.parse()?)),
+            Kind::Pattern => Ok(Value::Pattern(text.parse()?)),
         }
     }
 }
@@ -161,6 +177,14 @@ pub const fn optional(name: &'static str, shape: &'static str) -> Input {
     Input {
         need: Need::Optional,
         ..float(name, shape)
+    }
+}
+
+/// An optional input of f32 alone.
+pub const fn optional_f32(name: &'static str, shape: &'static str) -> Input {
+    Input {
+        dtypes: &[Dtype::F32],
+        ..optional(name, shape)
     }
 }
 

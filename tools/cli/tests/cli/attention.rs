@@ -1,14 +1,14 @@
 //! `flashwave run attention`, as issues and other programs call it.
 
 use flashwave::DType::{F16, F32};
-use flashwave::kernels::attention::Mask;
-use flashwave::reference::attention::{Problem, attention};
+use flashwave::kernels::attention::{Mask, Packing, alibi_slopes};
+use flashwave::reference::attention::{Modifiers, Problem, attention};
 use kernels_tests::inputs::{Random, round, widen};
 use safetensors::Dtype;
 
 use crate::common::{Tensor, compare, fail, folder, integers, run, save};
 
-const PROBLEM: Problem = Problem {
+const PROBLEM: Problem<'static> = Problem {
     batch: 2,
     heads: 4,
     kv_heads: 2,
@@ -18,6 +18,12 @@ const PROBLEM: Problem = Problem {
     v_dim: 8,
     mask: Mask::Full,
     scale: 0.25,
+    modifiers: Modifiers {
+        documents: None,
+        softcap: None,
+        slopes: None,
+        sink_logits: None,
+    },
 };
 
 struct Inputs {
@@ -98,6 +104,59 @@ fn bias_and_boolean_mask() {
 }
 
 #[test]
+fn a_window_over_documents_with_softcap_alibi_and_sinks() {
+    let Inputs {
+        q,
+        k,
+        v,
+        mut tensors,
+    } = inputs();
+    let logits = [0.5, -1.0, f32::NEG_INFINITY, 2.0];
+    tensors.push(integers("cu_q", Dtype::I64, &[3], &[0i64, 2, 5]));
+    tensors.push(integers("cu_k", Dtype::I32, &[3], &[0i32, 6, 9]));
+    tensors.push(Tensor::float("sink_logits", F32, &[4], &logits));
+    let out = run(
+        "attention-documents",
+        "attention",
+        &[
+            "mask=window:left=3,sinks=1",
+            "softcap=5",
+            "alibi=8",
+            "dtype=f32",
+        ],
+        &tensors,
+    );
+    let packing = Packing::new(&[0, 2, 5], &[0, 6, 9]).expect("lengths");
+    let slopes = alibi_slopes(4, 8.0).expect("slopes");
+    let problem = Problem {
+        mask: Mask::Window {
+            left: 3,
+            right: 0,
+            sinks: 1,
+        },
+        modifiers: Modifiers {
+            documents: Some(&packing),
+            softcap: Some(5.0),
+            slopes: Some(&slopes),
+            sink_logits: Some(&logits),
+        },
+        ..PROBLEM
+    };
+    let exact = attention(&problem, &widen(&q), &widen(&k), &widen(&v), |_| Some(0.0));
+    let naive = attention(&problem, &q, &k, &v, |_| Some(0.0));
+    compare(&out, "out", F32, &[2, 4, 5, 8], &exact.0, &naive.0);
+    // Slopes by tensor are the same.
+    tensors.push(Tensor::float("slopes", F32, &[4], &slopes));
+    let again = run(
+        "attention-slopes",
+        "attention",
+        &["mask=window:left=3,sinks=1", "softcap=5", "dtype=f32"],
+        &tensors,
+    );
+    assert_eq!(out, again);
+}
+
+#[test]
 fn bad_inputs_are_named() {
     let folder = folder("attention-errors");
     let (input, output) = (
@@ -122,11 +181,53 @@ fn bad_inputs_are_named() {
     let with = |extra: Tensor| [good.clone(), vec![extra]].concat();
     let bias =
         |shape: &[usize]| Tensor::float("bias", F32, shape, &vec![0.0; shape.iter().product()]);
+    let ends = |name: &str, ends: &[u32]| integers(name, Dtype::U32, &[ends.len()], ends);
+    let packed =
+        |q: &[u32], k: &[u32]| [good.clone(), vec![ends("cu_q", q), ends("cu_k", k)]].concat();
     let flat = Tensor::float("q", F16, &[5, 16], &[0.0; 80]);
     for (error, part) in [
         (
             call(&good, "mask=window"),
-            "mask: window; allowed: full, causal",
+            "mask: window; allowed: full, causal, window:left=N,right=N,sinks=N",
+        ),
+        (call(&good, "mask=prefix:x"), "mask: prefix:x; allowed: "),
+        (
+            call(&good, "softcap=0"),
+            "softcap: 0.0; allowed: 1e-30 to 1e30",
+        ),
+        (call(&good, "alibi=-1"), "max_bias: -1; allowed: 0 to 64"),
+        (
+            call(&with(ends("cu_q", &[0, 5])), "mask=full"),
+            "input cu_k: missing beside cu_q",
+        ),
+        (
+            call(&packed(&[0, 5], &[0, 9, 9]), "mask=full"),
+            "cu_k: 9 after 9 at 2; allowed: ",
+        ),
+        (
+            call(&packed(&[0, 5], &[0, 8]), "mask=full"),
+            "documents: 5 queries and 8 keys; allowed: q's 5 and k's 9",
+        ),
+        (
+            call(
+                &with(Tensor::float("slopes", F32, &[2], &[1.0; 2])),
+                "mask=full",
+            ),
+            "slopes: ",
+        ),
+        (
+            call(
+                &with(Tensor::float("slopes", F32, &[4], &[1.0; 4])),
+                "alibi=8",
+            ),
+            "alibi: 8 beside the input slopes; allowed: one of them",
+        ),
+        (
+            call(
+                &with(Tensor::float("sink_logits", F16, &[4], &[1.0; 4])),
+                "mask=full",
+            ),
+            "input sink_logits: f16; allowed: f32",
         ),
         (call(&good, "scale=nan"), "scale: nan"),
         (call(&with(bias(&[3, 9])), "mask=full"), "bias: "),

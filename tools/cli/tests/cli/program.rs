@@ -203,3 +203,50 @@ fn a_reader_that_leaves_is_no_error() {
         "{errors}"
     );
 }
+
+#[test]
+fn sparsity_prints_densities_and_draws() {
+    let png = folder("sparsity").join("layout.png");
+    let path = png.to_string_lossy();
+    let arguments = [
+        "sparsity",
+        "--layout",
+        "s2:stride=4,window=2",
+        "--heads",
+        "4",
+    ];
+    let more = ["--length", "1000", "--block", "32", "--png", &*path];
+    let text = succeed(&[&arguments[..], &more[..]].concat());
+    for part in [
+        "head 3: density 0.",
+        "density 0.",
+        "the heads cover the context together",
+        "a cache keeps ",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let bytes = std::fs::read(&png).expect("the picture");
+    assert!(bytes.starts_with(b"\x89PNG"), "{} bytes", bytes.len());
+    for (arguments, part) in [
+        (&["--layout", "s2:stride=0"][..], "stride: [0]; allowed:"),
+        (
+            &["--layout", "dense", "--block", "48"],
+            "block: 48; allowed: 16, 32, 64 or 128",
+        ),
+        (
+            &["--layout", "dense", "--heads", "0"],
+            "heads: 0; allowed: 1 to 65536",
+        ),
+        (
+            &["--layout", "dense", "--kv-heads", "3"],
+            "kv_heads: 3; allowed:",
+        ),
+        (
+            &["--layout", "dense", "--png", "x.jpg"],
+            "--png: x.jpg; allowed:",
+        ),
+    ] {
+        let error = fail(&[&["sparsity"], arguments].concat());
+        assert!(error.contains(part), "{error}");
+    }
+}

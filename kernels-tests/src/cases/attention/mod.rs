@@ -1,11 +1,16 @@
-//! Attention: prefill and decode, causal and full, head dimensions around the tiles, grouped heads, element types,
-//! strided layouts, bias and mask, rows that see nothing, split keys.
+//! Attention: prefill and decode, every mask, head dimensions around the tiles, grouped heads, element types,
+//! strided layouts, bias, documents, softcap, ALiBi, sinks, rows that see nothing, split keys.
 
-use flashwave::DType::{BF16, F16, F32, I8};
+mod long;
+mod setups;
+
+use flashwave::DType::{F16, F32, I8};
+use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::attention::{
-    Attention, AttentionArgs, AttentionLayouts, DecodeTuning, Mask, PrefillTuning, Tuning,
+    Attention, AttentionArgs, AttentionLayouts, DecodeTuning, Documents, Mask, Packing,
+    PrefillTuning, Tuning, alibi_slopes,
 };
-use flashwave::reference::attention::{Place, Problem, attention};
+use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use crate::inputs::{Random, poisoned, round, widen};
@@ -21,6 +26,8 @@ enum Storage {
     Fused,
     /// The first keys of a longer cache [batch, heads, length, channels], the rest of it NaN.
     Cache,
+    /// [length, heads, batch, channels].
+    Turned,
 }
 
 /// Sizes that do not change the result.
@@ -37,16 +44,43 @@ enum Sizes {
 /// Which of batch, heads, queries and keys a bias or mask has a dimension for.
 type Dims = [bool; 4];
 
+/// What stands in a bias or mask.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Hides {
+    /// One key in sixteen by a bias, one in four and all of the first row by a mask.
+    Some,
+    /// Every key.
+    All,
+}
+
+/// Which devices run a case.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Runs {
+    Everywhere,
+    /// Not on software drivers: too long there.
+    OnGpus,
+}
+
 #[derive(Clone, Copy)]
 struct Setup {
-    problem: Problem,
+    /// Without modifiers: [`Setup::run`] has those that the fields below ask for.
+    problem: Problem<'static>,
     /// q, k, v, out.
     types: [DType; 4],
     place: Storage,
     bias: Option<(DType, Dims)>,
     mask: Option<Dims>,
+    hides: Hides,
+    /// Queries and keys of packed sequences, whose sums are the problem's.
+    documents: &'static [[usize; 2]],
+    softcap: Option<f32>,
+    /// ALiBi's max_bias.
+    alibi: Option<f32>,
+    /// The first head's learned sink; the other heads' are smaller, the last one's is minus infinity.
+    sink: Option<f32>,
     /// Ask for the logarithms.
     lse: bool,
+    runs: Runs,
     sizes: Sizes,
     /// Multiplies q: larger scores.
     sharpness: f64,
@@ -70,15 +104,44 @@ impl Setup {
                 v_dim: head_dim,
                 mask,
                 scale: 1.0 / (head_dim as f32).sqrt(),
+                modifiers: Modifiers::default(),
             },
             types: [F32; 4],
             place: Storage::Heads,
             bias: None,
             mask: None,
+            hides: Hides::Some,
+            documents: &[],
+            softcap: None,
+            alibi: None,
+            sink: None,
             lse: true,
+            runs: Runs::Everywhere,
             sizes: Sizes::Default,
             sharpness: 1.0,
         }
+    }
+
+    /// Packed sequences of these queries and keys.
+    fn packed(mask: Mask, heads: [usize; 2], documents: &'static [[usize; 2]], d: usize) -> Self {
+        let lengths = [0, 1].map(|side| documents.iter().map(|d| d[side]).sum());
+        Self {
+            documents,
+            ..Self::new(mask, heads, lengths, d)
+        }
+    }
+
+    fn packing(&self) -> Option<Packing> {
+        let ends = |side: usize| {
+            let end = |sum: &mut u32, d: &[usize; 2]| {
+                *sum += d[side] as u32;
+                Some(*sum)
+            };
+            std::iter::once(0)
+                .chain(self.documents.iter().scan(0, end))
+                .collect::<Vec<_>>()
+        };
+        Packing::new(&ends(0), &ends(1)).ok()
     }
 
     fn name(&self) -> String {
@@ -86,13 +149,7 @@ impl Setup {
         let [q, k, v, o] = self.types;
         let mut name = format!(
             "{} b{} h{}/{} {}x{} d{}",
-            p.mask.name(),
-            p.batch,
-            p.heads,
-            p.kv_heads,
-            p.q_len,
-            p.kv_len,
-            p.head_dim
+            p.mask, p.batch, p.heads, p.kv_heads, p.q_len, p.kv_len, p.head_dim
         );
         if p.v_dim != p.head_dim {
             name += &format!("/{}", p.v_dim);
@@ -103,6 +160,21 @@ impl Setup {
         }
         if let Some(dims) = self.mask {
             name += &format!(" mask {dims:?}");
+        }
+        if self.hides == Hides::All {
+            name += " hiding all";
+        }
+        if !self.documents.is_empty() {
+            name += &format!(" documents {:?}", self.documents);
+        }
+        for (what, value) in [
+            ("softcap", self.softcap),
+            ("alibi", self.alibi),
+            ("sink", self.sink),
+        ] {
+            if let Some(value) = value {
+                name += &format!(" {what} {value}");
+            }
         }
         if self.sizes != Sizes::Default {
             name += &format!(" {:?}", self.sizes);
@@ -122,7 +194,10 @@ impl Setup {
 
     fn operator(&self, caps: &Capabilities) -> Attention {
         let p = &self.problem;
-        let operator = Attention::new(p.mask).scale(p.scale);
+        let mut operator = Attention::new(p.mask).scale(p.scale);
+        if let Some(softcap) = self.softcap {
+            operator = operator.softcap(softcap);
+        }
         let mut tuning = Tuning::new(caps, p.head_dim, p.v_dim);
         match self.sizes {
             Sizes::Default => return operator,
@@ -147,7 +222,24 @@ impl Setup {
     }
 
     fn run(&self, ctx: &Context, name: &str) -> Result<Outcome, Failure> {
-        let p = &self.problem;
+        if self.runs == Runs::OnGpus && ctx.capabilities().class == DeviceClass::Software {
+            return Ok(Outcome::default());
+        }
+        let packing = self.packing();
+        let slopes = match self.alibi {
+            Some(max_bias) => Some(alibi_slopes(self.problem.heads, max_bias)?),
+            None => None,
+        };
+        let sink_logits = self.sink_logits();
+        let p = &Problem {
+            modifiers: Modifiers {
+                documents: packing.as_ref(),
+                softcap: self.softcap,
+                slopes: slopes.as_deref(),
+                sink_logits: sink_logits.as_deref(),
+            },
+            ..self.problem
+        };
         let random = &mut Random::new(Case::seed(name));
         let [tq, tk, tv, to] = self.types;
         let q_shape = [p.batch, p.heads, p.q_len, p.head_dim];
@@ -168,10 +260,18 @@ impl Setup {
                 cache(ctx, tk, &k, k_shape)?,
                 cache(ctx, tv, &v, v_shape)?,
             ],
+            Storage::Turned => [
+                turned(ctx, tq, &q, q_shape)?,
+                turned(ctx, tk, &k, k_shape)?,
+                turned(ctx, tv, &v, v_shape)?,
+            ],
         };
         let out = match self.place {
             Storage::Fused => {
                 poisoned(ctx, to, [p.batch, p.q_len, p.heads, p.v_dim])?.transpose(1, 2)?
+            }
+            Storage::Turned => {
+                poisoned(ctx, to, [p.q_len, p.heads, p.batch, p.v_dim])?.transpose(0, 2)?
             }
             _ => poisoned(ctx, to, [p.batch, p.heads, p.q_len, p.v_dim])?,
         };
@@ -181,6 +281,9 @@ impl Setup {
             let mut values = random.normals(count(shape), dtype);
             for _ in 0..count(shape) / 16 {
                 values[random.below(count(shape))] = f32::NEG_INFINITY;
+            }
+            if self.hides == Hides::All {
+                values.fill(f32::NEG_INFINITY);
             }
             (dtype, shape, values)
         });
@@ -192,6 +295,9 @@ impl Setup {
             // Some rows see nothing at all.
             let row = shape[3];
             values[..row].fill(0);
+            if self.hides == Hides::All {
+                values.fill(0);
+            }
             (shape, values)
         });
         let bias_dev = match &bias {
@@ -206,14 +312,23 @@ impl Setup {
             true => Some(poisoned(ctx, F32, [p.batch, p.heads, p.q_len])?),
             false => None,
         };
+        let documents = match &packing {
+            Some(packing) => Some(Documents::new(ctx, packing.queries(), packing.keys())?),
+            None => None,
+        };
+        let a_head = |values: &Option<Vec<f32>>| match values {
+            Some(values) => Tensor::from_slice(ctx, values, [p.heads]).map(Some),
+            None => Ok(None),
+        };
+        let (slopes_dev, sink_dev) = (a_head(&slopes)?, a_head(&sink_logits)?);
         let args = AttentionArgs {
-            q: &q_dev,
-            k: &k_dev,
-            v: &v_dev,
             bias: bias_dev.as_ref(),
             mask: mask_dev.as_ref(),
-            out: &out,
+            documents: documents.as_ref(),
+            slopes: slopes_dev.as_ref(),
+            sink_logits: sink_dev.as_ref(),
             lse: lse.as_ref(),
+            ..AttentionArgs::new(&q_dev, &k_dev, &v_dev, &out)
         };
         let operator = self.operator(ctx.capabilities());
         ctx.record(|pass| operator.run(pass, args))?;
@@ -236,22 +351,36 @@ impl Setup {
         });
         let (naive, naive_lse) = attention(p, &q, &k, &v, added);
         let naive: Vec<f32> = naive.iter().map(|&x| round(x, to)).collect();
-        let mut values = match self.place {
-            Storage::Fused => out.transpose(1, 2)?.to_f32_vec()?,
+        let values = match self.place {
+            Storage::Fused => heads_first(&out.transpose(1, 2)?.to_f32_vec()?, p),
+            Storage::Turned => {
+                let [b, h, l, d] = [p.batch, p.heads, p.q_len, p.v_dim];
+                batch_first(&out.transpose(0, 2)?.to_f32_vec()?, [l, h, b, d])
+            }
             _ => out.to_f32_vec()?,
         };
-        if self.place == Storage::Fused {
-            values = heads_first(&values, p);
-        }
-        let outcome = check(&values, &exact, &naive, slack(p.kv_len))?;
+        let bent = Ulps(self.softcap.map_or(0.0, |cap| 7.0 * f64::from(cap)));
+        let slack = |slack: Ulps| Ulps(slack.0 + bent.0);
+        let outcome = check(&values, &exact, &naive, slack(out_slack(p.kv_len)))?;
         let Some(lse) = lse else { return Ok(outcome) };
         let lse = check(
             &lse.to_f32_vec()?,
             &exact_lse,
             &naive_lse,
-            lse_slack(p.kv_len),
+            slack(lse_slack(p.kv_len)),
         )?;
         Ok(outcome.and(lse))
+    }
+
+    fn sink_logits(&self) -> Option<Vec<f32>> {
+        let heads = self.problem.heads;
+        let mut logits: Vec<f32> = (0..heads)
+            .map(|h| self.sink.unwrap_or(0.0) - h as f32)
+            .collect();
+        if heads > 1 {
+            logits[heads - 1] = f32::NEG_INFINITY;
+        }
+        self.sink.is_some().then_some(logits)
     }
 }
 
@@ -260,12 +389,16 @@ impl Setup {
 /// proportional to 2^-x is their entropy less the logarithm of their sum, at most log2 of their number. The rescaling
 /// of running sums multiplies weights by 2^-(m' - m), whose exponents add up to the weight's x. 2.5 ulp more are the
 /// division's.
-fn slack(kv_len: usize) -> Ulps {
+///
+/// A softcap's tanh is 1 - 2 / (e + 1) with e = exp2(x), x = 2.885 |s / cap|, granted 3 + 2x ulp: off by 2 / (e + 1)
+/// times e / (e + 1) (3 + 2x) + 2.5 ulp, which is at most 3.5 ulp (at the polynomial's end, |s / cap| = 0.625). Times
+/// cap it is the absolute error of a score, and that the relative one of its weight.
+pub(super) fn out_slack(kv_len: usize) -> Ulps {
     Ulps(2.0 * (3.0 + 2.0 * (kv_len as f64).log2() + 2.5))
 }
 
 /// The sum's relative error as above is the logarithm's absolute one; log2 has 2^-21 near 1 or 3 ulp.
-fn lse_slack(kv_len: usize) -> Ulps {
+pub(super) fn lse_slack(kv_len: usize) -> Ulps {
     Ulps(2.0 * (3.0 + 2.0 * (kv_len as f64).log2()) + 8.0)
 }
 
@@ -284,7 +417,7 @@ fn at(shape: [usize; 4], place: Place) -> usize {
 /// q, k and v as views of one tensor [batch, length, (heads + 2 kv_heads) * channels].
 fn fused(
     ctx: &Context,
-    p: &Problem,
+    p: &Problem<'_>,
     dtype: DType,
     parts: [&[f32]; 3],
 ) -> Result<[Tensor; 3], Failure> {
@@ -329,8 +462,33 @@ fn cache(
     Ok(Tensor::from_f32(ctx, dtype, &host, [b, h, l + 5, d])?.narrow(2, 0..l)?)
 }
 
+/// [batch, heads, length, channels] as a view of [length, heads, batch, channels].
+fn turned(
+    ctx: &Context,
+    dtype: DType,
+    values: &[f32],
+    shape: [usize; 4],
+) -> Result<Tensor, Failure> {
+    let [b, h, l, d] = shape;
+    let host = batch_first(values, shape);
+    Ok(Tensor::from_f32(ctx, dtype, &host, [l, h, b, d])?.transpose(0, 2)?)
+}
+
+/// [a, b, c, d] as [c, b, a, d].
+fn batch_first(values: &[f32], [a, b, c, d]: [usize; 4]) -> Vec<f32> {
+    let mut turned = Vec::with_capacity(values.len());
+    for z in 0..c {
+        for y in 0..b {
+            for x in 0..a {
+                turned.extend_from_slice(&values[((x * b + y) * c + z) * d..][..d]);
+            }
+        }
+    }
+    turned
+}
+
 /// [batch, length, heads, channels] as [batch, heads, length, channels].
-fn heads_first(values: &[f32], p: &Problem) -> Vec<f32> {
+fn heads_first(values: &[f32], p: &Problem<'_>) -> Vec<f32> {
     let mut turned = Vec::with_capacity(values.len());
     for b in 0..p.batch {
         for h in 0..p.heads {
@@ -343,181 +501,22 @@ fn heads_first(values: &[f32], p: &Problem) -> Vec<f32> {
     turned
 }
 
-/// Every setup, with its group.
-fn setups() -> Vec<(&'static str, Setup)> {
-    let mut setups = Vec::new();
-    let mut add = |group, setup| setups.push((group, setup));
-    // Lengths: flash-attention's pairs, cut; one variant each of mask and kernel serves them all.
-    let pairs = [
-        [1, 1],
-        [1, 239],
-        [3, 799],
-        [113, 203],
-        [128, 217],
-        [113, 211],
-        [64, 128],
-        [239, 1],
-        [129, 129],
-        [1, 147],
-        [127, 513],
-        [203, 113],
-        [17, 17],
-        [16, 16],
-    ];
-    for pair in pairs {
-        add("lengths causal", Setup::new(Mask::Causal, [1, 1], pair, 16));
-        add("lengths full", Setup::new(Mask::Full, [1, 1], pair, 16));
-    }
-    // Channels of a head, prefill and decode.
-    for d in [8, 40, 59, 64, 80, 96, 111, 128, 192, 256] {
-        add(
-            "channels prefill",
-            Setup::new(Mask::Causal, [1, 1], [67, 77], d),
-        );
-        let mut decode = Setup::new(Mask::Causal, [1, 1], [1, 147], d);
-        decode.types = [F32, F16, F16, F32];
-        // 80 and 96 are cut up as 40 and 64 are.
-        if d != 80 && d != 96 {
-            add("channels decode", decode);
-        }
-    }
-    for d in [3, 64] {
-        let mut setup = Setup::new(Mask::Full, [1, 1], [21, 33], d);
-        setup.problem.v_dim = d + 4;
-        add("values of another width", setup);
-        setup.problem.q_len = 2;
-        add("values of another width", setup);
-    }
-    // Query heads to a key head.
-    for heads in [[4, 4], [8, 2], [8, 1], [6, 2]] {
-        let mut setup = Setup::new(Mask::Causal, heads, [33, 41], 32);
-        setup.problem.batch = 2;
-        add("grouped heads", setup);
-        setup.problem.q_len = 1;
-        setup.types = [F32, F16, F16, F32];
-        add("grouped heads", setup);
-        setup.problem.q_len = 3;
-        add("grouped heads", setup);
-    }
-    for types in [
-        [F16; 4],
-        [BF16; 4],
-        [F32, F16, F16, F32],
-        [F16, F32, BF16, F32],
-        [F32, BF16, BF16, F16],
-    ] {
-        for (d, q_len) in [(24, 37), (24, 1), (13, 37), (13, 1)] {
-            // Ragged rows differ in how they are stored: once for each type is enough.
-            if d == 13 && types[0] != types[3] {
-                continue;
-            }
-            let mut setup = Setup::new(Mask::Causal, [1, 1], [q_len, 45], d);
-            setup.types = types;
-            setup.lse = false;
-            add("types", setup);
-        }
-    }
-    for d in [32, 15] {
-        for q_len in [39, 2] {
-            let mut setup = Setup::new(Mask::Causal, [4, 2], [q_len, q_len], d);
-            setup.problem.batch = 2;
-            setup.place = Storage::Fused;
-            add("strided", setup);
-            if d == 32 {
-                setup.place = Storage::Cache;
-                setup.problem.kv_len = 83;
-                setup.types = [F32, F16, F16, F32];
-                add("strided", setup);
-            }
-        }
-    }
-    let forms: [Dims; 5] = [
-        [true; 4],
-        [false, false, true, true],
-        [true, false, false, true],
-        [false, true, true, false],
-        [false; 4],
-    ];
-    for (q_len, mask) in [(35, Mask::Causal), (2, Mask::Full)] {
-        for dims in forms {
-            let mut setup = Setup::new(mask, [4, 2], [q_len, 71], 16);
-            setup.problem.batch = 2;
-            setup.bias = Some((F32, dims));
-            add("bias", setup);
-            setup.mask = Some([false, false, true, true]);
-            add("bias and mask", setup);
-            setup.bias = None;
-            setup.mask = Some(dims);
-            add("mask", setup);
-        }
-        let mut setup = Setup::new(mask, [4, 2], [q_len, 71], 16);
-        setup.bias = Some((F16, [false, true, true, true]));
-        add("bias", setup);
-    }
-    // Many splits, some of which see nothing; rows of several workgroups.
-    for (heads, pair, d, split, kv) in [
-        ([4, 1], [1, 799], 64, 64, F16),
-        ([8, 8], [1, 300], 128, 64, F16),
-        ([8, 1], [3, 513], 32, 100, F16),
-        ([2, 2], [16, 203], 16, 64, F32),
-        ([8, 2], [5, 3], 40, 64, F32),
-        ([1, 1], [2, 1999], 256, 512, F32),
-    ] {
-        let mut setup = Setup::new(Mask::Causal, heads, pair, d);
-        setup.sizes = Sizes::Split(split);
-        setup.types = [F32, kv, kv, F32];
-        add("split keys", setup);
-    }
-    // Scores in the hundreds: all weight on a key or two.
-    for q_len in [1, 40] {
-        let mut setup = Setup::new(Mask::Full, [2, 1], [q_len, 90], 16);
-        setup.sharpness = 30.0;
-        add("sharp", setup);
-    }
-    for (d, pair) in [(72, [100, 190]), (128, [1, 600])] {
-        let mut setup = Setup::new(Mask::Causal, [2, 1], pair, d);
-        setup.sizes = Sizes::Unusual;
-        add("unusual sizes", setup);
-    }
-    // A group's cases together, that they be one test.
-    setups.sort_by_key(|&(group, _)| group);
-    setups
-}
-
 /// The correctness matrix.
 pub fn cases() -> Vec<Case> {
-    setups()
-        .into_iter()
-        .map(|(group, setup)| setup.case(group))
-        .collect()
+    let mut cases = long::cases();
+    cases.extend(
+        setups::all()
+            .into_iter()
+            .map(|(group, setup)| setup.case(group)),
+    );
+    cases
 }
 
 /// The launches of the cases, and each tuning that a sweep would try.
 pub fn launches(caps: &Capabilities) -> Vec<Launch> {
     let mut launches = Vec::new();
-    for (_, setup) in setups() {
-        let full = [
-            setup.problem.batch,
-            setup.problem.heads,
-            setup.problem.q_len,
-            setup.problem.kv_len,
-        ];
-        let bias = setup
-            .bias
-            .map(|(dtype, dims)| Layout::contiguous(dtype, kept(full, dims)));
-        let mask = setup
-            .mask
-            .map(|dims| Layout::contiguous(I8, kept(full, dims)));
-        let (Ok(bias), Ok(mask)) = (bias.transpose(), mask.transpose()) else {
-            continue;
-        };
-        launches.extend(plan(
-            caps,
-            &setup,
-            setup.operator(caps),
-            bias.as_ref(),
-            mask.as_ref(),
-        ));
+    for (_, setup) in setups::all() {
+        launches.extend(plan(caps, &setup, setup.operator(caps)));
     }
     for d in [128, 256] {
         let defaults = Tuning::new(caps, d, d);
@@ -528,7 +527,7 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
             };
             let setup = Setup::new(Mask::Causal, [8, 8], [2048, 2048], d);
             let operator = Attention::new(Mask::Causal).tuning(tuning);
-            launches.extend(plan(caps, &setup, operator, None, None));
+            launches.extend(plan(caps, &setup, operator));
         }
         for decode in DecodeTuning::candidates(caps) {
             // The number of workgroups is not part of a variant.
@@ -539,47 +538,38 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                 let mut setup = Setup::new(Mask::Causal, heads, [1, 4096], d);
                 setup.types = [F32, F16, F16, F32];
                 let operator = Attention::new(Mask::Causal).tuning(Tuning { decode, ..defaults });
-                launches.extend(plan(caps, &setup, operator, None, None));
+                launches.extend(plan(caps, &setup, operator));
             }
         }
     }
     launches
 }
 
-fn plan(
-    caps: &Capabilities,
-    setup: &Setup,
-    operator: Attention,
-    bias: Option<&Layout>,
-    mask: Option<&Layout>,
-) -> Vec<Launch> {
+fn plan(caps: &Capabilities, setup: &Setup, operator: Attention) -> Vec<Launch> {
     let p = &setup.problem;
-    let shapes = [
-        [p.batch, p.heads, p.q_len, p.head_dim],
-        [p.batch, p.kv_heads, p.kv_len, p.head_dim],
-        [p.batch, p.kv_heads, p.kv_len, p.v_dim],
-        [p.batch, p.heads, p.q_len, p.v_dim],
-    ];
-    let layouts: Vec<Layout> = setup
-        .types
-        .iter()
-        .zip(shapes)
-        .filter_map(|(&dtype, shape)| Layout::contiguous(dtype, shape).ok())
-        .collect();
-    let [q, k, v, out] = &layouts[..] else {
-        return Vec::new();
-    };
-    let lse = Layout::contiguous(F32, [p.batch, p.heads, p.q_len])
-        .ok()
-        .filter(|_| setup.lse);
+    let full = [p.batch, p.heads, p.q_len, p.kv_len];
+    let [tq, tk, tv, to] = setup.types;
+    let made = |dtype: DType, shape: &[usize]| Layout::contiguous(dtype, shape).expect("a layout");
+    let q = made(tq, &[p.batch, p.heads, p.q_len, p.head_dim]);
+    let k = made(tk, &[p.batch, p.kv_heads, p.kv_len, p.head_dim]);
+    let v = made(tv, &[p.batch, p.kv_heads, p.kv_len, p.v_dim]);
+    let out = made(to, &[p.batch, p.heads, p.q_len, p.v_dim]);
+    let bias = setup
+        .bias
+        .map(|(dtype, dims)| made(dtype, &kept(full, dims)));
+    let mask = setup.mask.map(|dims| made(I8, &kept(full, dims)));
+    let packing = setup.packing();
+    let slopes = setup.alibi.map(|_| made(F32, &[p.heads]));
+    let sink_logits = setup.sink.map(|_| made(F32, &[p.heads]));
+    let lse = setup.lse.then(|| made(F32, &full[..3]));
     let layouts = AttentionLayouts {
-        q,
-        k,
-        v,
-        bias,
-        mask,
-        out,
+        bias: bias.as_ref(),
+        mask: mask.as_ref(),
+        documents: packing.as_ref(),
+        slopes: slopes.as_ref(),
+        sink_logits: sink_logits.as_ref(),
         lse: lse.as_ref(),
+        ..AttentionLayouts::new(&q, &k, &v, &out)
     };
     let plan = operator.plan(caps, layouts).expect("a valid problem");
     plan.launches().cloned().collect()

@@ -110,12 +110,13 @@ impl Kernel {
                 label: Some(&label),
                 source: wgpu::ShaderSource::Wgsl(wgsl.into()),
             };
-            // SAFETY: our own shaders; planners admit only shapes for which every access is in bounds, which
-            // the correctness matrix also runs with the checks on.
             let module = match spirv {
+                // SAFETY: as below; naga validated and wrote it, and a test holds what was changed to the rules.
                 Some(words) => unsafe {
                     device.create_shader_module_passthrough(passthrough(words))
                 },
+                // SAFETY: our own shaders; planners admit only shapes for which every access is in bounds, which
+                // the correctness matrix also runs with the checks on.
                 None => unsafe { device.create_shader_module_trusted(descriptor, checks) },
             };
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {

@@ -8,6 +8,8 @@ pub mod attention;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
+pub mod fft;
+pub mod fftconv;
 pub mod gemm;
 pub mod hyena;
 pub mod llama;

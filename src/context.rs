@@ -215,6 +215,8 @@ pub struct Context {
     pub(crate) inner: Arc<Inner>,
 }
 
+type Constants = FxHashMap<Vec<u32>, (Arc<Buffer>, Layout)>;
+
 pub(crate) struct Inner {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
@@ -225,7 +227,7 @@ pub(crate) struct Inner {
     pub(crate) scratch: Mutex<Vec<Option<Arc<Buffer>>>>,
     pub(crate) layouts: Mutex<Layouts>,
     /// Tables that operators read, by what they are of.
-    constants: Mutex<FxHashMap<Vec<u32>, (Arc<Buffer>, Layout)>>,
+    constants: Mutex<Constants>,
     checks: ShaderChecks,
     kernels: Mutex<FxHashMap<Recipe, Arc<Kernel>>>,
     lost: Arc<Mutex<Option<String>>>,

@@ -183,27 +183,6 @@ fn environment() -> &'static Environment<'static> {
         if let Ok(syntax) = syntax {
             env.set_syntax(syntax);
         }
-        if let Some(root) = std::env::var_os("FLASHWAVE_SHADERS") {
-            // DEVONLY
-            for folder in std::fs::read_dir(&root).unwrap() {
-                let folder = folder.unwrap();
-                for file in std::fs::read_dir(folder.path()).unwrap() {
-                    let file = file.unwrap();
-                    let name = format!(
-                        "{}/{}",
-                        folder.file_name().to_string_lossy(),
-                        file.file_name().to_string_lossy()
-                    );
-                    if let Err(error) = env.add_template_owned(
-                        name.clone(),
-                        std::fs::read_to_string(file.path()).unwrap(),
-                    ) {
-                        eprintln!("{name}: {error}");
-                    }
-                }
-            }
-            return env;
-        } // DEVONLY
         for folder in SHADERS.dirs() {
             for file in folder.files() {
                 let name = file.path().to_string_lossy().replace('\\', "/");

@@ -5,6 +5,7 @@
 //! tiling, no reordering.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;

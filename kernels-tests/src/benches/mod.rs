@@ -5,6 +5,7 @@
 //! for none to be found in a cache, and a closure that records one run over one of the sets.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod elementwise;
 pub mod fftconv;
 pub mod gemm;
@@ -68,6 +69,11 @@ pub const BENCHES: &[Bench] = &[
         name: "attention",
         rows: attention::rows,
         sweep: attention::sweep,
+    },
+    Bench {
+        name: "attention_backward",
+        rows: attention_backward::rows,
+        sweep: attention_backward::sweep,
     },
     Bench {
         name: "elementwise",

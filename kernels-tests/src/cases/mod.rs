@@ -1,6 +1,7 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
@@ -36,6 +37,11 @@ pub const FAMILIES: &[Family] = &[
         name: "attention",
         cases: attention::cases,
         launches: attention::launches,
+    },
+    Family {
+        name: "attention_backward",
+        cases: attention_backward::cases,
+        launches: attention_backward::launches,
     },
     Family {
         name: "ceilings",

@@ -353,7 +353,9 @@ impl LongTuning {
             0x20001..=0x200000 => (4096, [16, 2048]),
             _ => (8192, [16, 2048]),
         };
-        let row_points = row_points.min(FusedTuning::most_points(caps)).min(points / 2);
+        let row_points = row_points
+            .min(FusedTuning::most_points(caps))
+            .min(points / 2);
         let wanted = [first, [16, 2048], [16, 4096]];
         wanted
             .into_iter()

@@ -318,8 +318,8 @@ fn large() -> Vec<Setup> {
     for length in [
         97, 128, 200, 257, 384, 512, 768, 1024, 1025, 2048, 300, 500, 444,
     ] {
-        add(Mask::Causal, [4, 2], [length, length], 64);
-        add(Mask::Full, [2, 2], [length, length], 128);
+        add(Mask::Causal, [2, 1], [length, length], 64);
+        add(Mask::Full, [1, 1], [length, length], 128);
     }
     for pair in [
         [113, 203],
@@ -335,7 +335,7 @@ fn large() -> Vec<Setup> {
         [64, 2048],
         [16, 20_000],
         [16, 100_000],
-        [2048, 4224],
+        [512, 4224],
     ] {
         add(Mask::Causal, [2, 1], pair, 64);
     }

@@ -145,29 +145,87 @@ fn what_overflows_f16_is_an_error() {
 #[test]
 fn formats_read_their_configs() {
     let hf = Weights::from_bytes(models::hugging_face(models::CONFIG, 2)).unwrap();
-    assert_eq!(hf.config().head_dim, HIDDEN / 4);
+    assert_eq!(hf.config().llama().unwrap().head_dim, HIDDEN / 4);
     assert!(
-        hf.config().tie_word_embeddings,
+        hf.config().llama().unwrap().tie_word_embeddings,
         "without lm_head.weight the model is tied"
     );
-    assert_eq!(hf.config().eos_token_ids, [2]);
-    assert_eq!(hf.config().rope.layout, RopeLayout::HalfSplit);
+    assert_eq!(hf.config().llama().unwrap().eos_token_ids, [2]);
+    assert_eq!(
+        hf.config().llama().unwrap().rope.layout,
+        RopeLayout::HalfSplit
+    );
     let llama3 = RopeScaling::Llama3 {
         factor: 8.0,
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_positions: 32,
     };
-    assert_eq!(hf.config().rope.scaling, llama3);
+    assert_eq!(hf.config().llama().unwrap().rope.scaling, llama3);
     let one = Weights::from_bytes(models::hugging_face(models::CONFIG, 1)).unwrap();
     assert!(hf.names().eq(one.names()));
     assert_eq!(hf.config(), one.config());
 
     let untied = Weights::from_bytes(models::llama2c(-1)).unwrap();
-    assert!(!untied.config().tie_word_embeddings);
+    assert!(!untied.config().llama().unwrap().tie_word_embeddings);
     assert_eq!(untied.tensor("lm_head.weight").unwrap().shape, [16, HIDDEN]);
-    assert_eq!(untied.config().bos_token_id, Some(1));
-    assert_eq!(untied.config().rope.layout, RopeLayout::Interleaved);
+    assert_eq!(untied.config().llama().unwrap().bos_token_id, Some(1));
+    assert_eq!(
+        untied.config().llama().unwrap().rope.layout,
+        RopeLayout::Interleaved
+    );
+}
+
+#[test]
+fn hyena_folders_are_read_and_checked() {
+    let open = |from: &str, to: &str| {
+        assert!(models::HYENA_CONFIG.contains(from), "{from}");
+        let config = models::HYENA_CONFIG.replacen(from, to, 1);
+        Weights::from_bytes(models::hyena(&config))
+    };
+    let weights = open("hyena", "hyena").unwrap();
+    let config = weights.config().hyena().unwrap();
+    assert_eq!((config.hidden_size, config.short_filter), (20, 3));
+    assert_eq!((config.filter.width, config.filter.features), (6, 5));
+    assert!(config.tie_word_embeddings, "without lm_head.weight");
+    assert_eq!(weights.config().eos_token_ids(), [2]);
+    let error = weights.config().llama().unwrap_err().to_string();
+    assert_eq!(error, "architecture: Hyena; allowed: Llama");
+    for (from, to, part) in [
+        ("\"vocab_size\": 16", "\"vocab_size\": 17", "embed_tokens"),
+        (
+            "\"short_filter_size\": 3",
+            "\"short_filter_size\": 17",
+            "1 to 16",
+        ),
+        (
+            "\"short_filter_size\": 3",
+            "\"short_filter_size\": 4",
+            "short_filter.weight",
+        ),
+        ("\"filter_emb_dim\": 5", "\"filter_emb_dim\": 4", "odd"),
+        (
+            "\"filter_order\": 6",
+            "\"filter_order\": 0",
+            "filter_order is 0",
+        ),
+        (
+            "\"filter_inner_layers\": 1",
+            "\"filter_inner_layers\": 0",
+            "filter.layers.1",
+        ),
+        (
+            "\"filter_inner_layers\": 1",
+            "\"filter_inner_layers\": 2",
+            "filter.layers.2",
+        ),
+        ("_frequency\": 3.0", "_frequency\": 0.0", "sine_frequency"),
+        ("\"hidden_size\": 20,", "", "hidden_size"),
+        ("\"bos_token_id\": 1", "\"bos_token_id\": 16", "BOS"),
+    ] {
+        let error = open(from, to).err().expect(to).to_string();
+        assert!(error.contains(part), "{to}: {error}");
+    }
 }
 
 #[test]
@@ -175,7 +233,8 @@ fn rope_scaling_in_both_spellings() {
     let scaling = |json: &str| {
         let start = models::CONFIG.find("\"rope_scaling\"").unwrap();
         let text = format!("{} {json}}}", &models::CONFIG[..start]);
-        Weights::from_bytes(models::hugging_face(&text, 1)).map(|w| w.config().rope)
+        Weights::from_bytes(models::hugging_face(&text, 1))
+            .map(|w| w.config().llama().unwrap().rope)
     };
     let rope = |json: &str| scaling(json).unwrap();
     assert_eq!(
@@ -532,9 +591,21 @@ fn llama3_factors_in_gguf_are_recognised() {
         high_freq_factor: 4.0,
         original_max_positions: 8192,
     };
-    assert_eq!(with(&factors).unwrap().config().rope.scaling, expected);
+    assert_eq!(
+        with(&factors)
+            .unwrap()
+            .config()
+            .llama()
+            .unwrap()
+            .rope
+            .scaling,
+        expected
+    );
     let unscaled = with(&[1.0; 4]).unwrap();
-    assert_eq!(unscaled.config().rope.scaling, RopeScaling::None);
+    assert_eq!(
+        unscaled.config().llama().unwrap().rope.scaling,
+        RopeScaling::None
+    );
     refused(with(&[1.0, 2.0, 3.0, 4.0]), &["rope_freqs"]);
     refused(with(&factors[..3]), &["rope_freqs"]);
 }

@@ -62,7 +62,7 @@ fn sampled_text_differs_by_seed_and_repeats_by_seed() {
     let ctx = Context::new().expect("an adapter");
     let weights = embedded::weights().expect("opens");
     let model = Llama::load(&ctx, &weights).expect("loads");
-    let bos: Vec<u32> = weights.config().bos_token_id.into_iter().collect();
+    let bos: Vec<u32> = weights.config().bos_token_id().into_iter().collect();
     let draw = |seed| generate(&model, &bos, &Sampling::temperature(0.8).seed(seed), 60);
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));

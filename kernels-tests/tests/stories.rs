@@ -121,6 +121,7 @@ fn teacher_forced_logits_stay_within_the_derived_bound() {
             let options = LlamaOptions {
                 weights: Some(dtype),
                 kv: Some(dtype),
+                ..LlamaOptions::default()
             };
             let model = Llama::load_with(&ctx, &weights, options, &mut |_| ()).expect("loads");
             let mut session = model.session(512).expect("a session");

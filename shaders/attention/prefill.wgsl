@@ -12,10 +12,14 @@
 // are exchanged for each tile; sums are per invocation until the end. A mask by positions is decided for each tile:
 // one that no row sees is not visited, one that all see is not masked. The longest rows of tiles start first.
 //
+// With TILES listed, only blocks of BLOCK keys are visited that are listed for the block of queries (lib/sparse.wgsl);
+// both tiles divide a block.
+//
 // Staged rows are permuted, (row % RQ) * TY + row / RQ, and their columns XORed, so that neighbouring invocations
 // read neighbouring 16 bytes and writes spread over the banks.
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention
+#import "lib/sparse.wgsl" as sparse
 #set BQ = TY * RQ
 #set BK = TX * 4
 #set WG = TX * TY
@@ -37,6 +41,10 @@ ${ attention.inputs(BIAS, MASK, SEEN, SLOPES, SINK) }
 ${ t.words(7, "lse", "f32", "read_write") }
 #endif
 ${ attention.functions(BIAS, MASK, SEEN, SOFTCAP, SLOPES, SINK) }
+#if TILES == "listed"
+${ sparse.lists(12) }
+${ sparse.functions(BLOCK, SHARE, BQ) }
+#endif
 
 var<workgroup> stage: array<vec4<f32>, ${STAGE}>;
 var<workgroup> weight_tile: array<vec4<f32>, ${BQ * TX}>;
@@ -50,9 +58,19 @@ fn main(
 ) {
     let tx = lane % ${TX}u;
     let ty = lane / ${TX}u;
+    #if TILES == "listed"
+    let tile = tile_of(workgroup, grid);
+    // The tile may begin before the call's first query: such rows wrap around to beyond the last.
+    let first = tile.row - first_row();
+    let head = tile.head;
+    let heads = lists[1] * ${SHARE}u;
+    let batch = tile.batch;
+    #else
     let first = (grid.x - 1u - workgroup.x) * ${BQ}u;
     let head = workgroup.y;
+    let heads = grid.y;
     let batch = workgroup.z;
+    #endif
     let q_base = p.q_offset + batch * p.q_batch + head * p.q_head;
     let k_base = p.k_offset + batch * p.k_batch + (head / p.group) * p.k_head;
     let v_base = p.v_offset + batch * p.v_batch + (head / p.group) * p.v_head;
@@ -77,7 +95,19 @@ fn main(
     #endfor
     #endfor
 
+    #if TILES == "listed"
+    for (var step = 0u; step < (tile.end - tile.begin) / 2u * ${BLOCK // BK}u; step += 1u) {
+        let entry = tile.begin + step / ${BLOCK // BK}u * 2u;
+        let inside = step % ${BLOCK // BK}u * ${BK}u;
+        let k0 = (lists[entry] & ~PARTIAL) * ${BLOCK}u + inside;
+        if k0 >= bottom.end { continue; }
+        // Where the tile lies in memory.
+        let place = lists[entry + 1u] * ${BLOCK}u + inside;
+    #else
     for (var k0 = next_tile(0u, top, ${BK}u); k0 < bottom.end; k0 = next_tile(k0 + ${BK}u, top, ${BK}u)) {
+        let place = k0;
+    #endif
+        let last_key = p.kv_len - 1u - k0;
         // Scores of this tile.
         #for r in range(RQ)
         var s_${r} = vec4<f32>();
@@ -110,7 +140,7 @@ fn main(
                 let at = e / ${DC}u;
                 let c = e % ${DC}u;
                 let col = (c0 + c) * 4u;
-                let source = k_base + min(k0 + at, p.kv_len - 1u) * p.k_row + col;
+                let source = k_base + (place + min(at, last_key)) * p.k_row + col;
                 let pos = ((at % 4u) * ${TX}u + at / 4u) ^ (c * 2u);
                 stage[${KSTAGE}u + c * ${BK}u + pos] = load_some_k(source, ${D}u - min(col, ${D}u));
                 #if BK * DC % WG != 0
@@ -179,7 +209,7 @@ fn main(
                 if e < ${BV * DV4}u {
                 #endif
                 let col = (e % ${DV4}u) * 4u;
-                let source = v_base + min(k0 + v0 + e / ${DV4}u, p.kv_len - 1u) * p.v_row + col;
+                let source = v_base + (place + min(v0 + e / ${DV4}u, last_key)) * p.v_row + col;
                 stage[e] = load_some_v(source, ${DV}u - col);
                 #if BV * DV4 % WG != 0
                 }
@@ -244,7 +274,7 @@ fn main(
         #endfor
         #if LSE == 1
         if tx == 0u {
-            lse[p.lse_offset + (batch * grid.y + head) * p.q_len + row_${r}] =
+            lse[p.lse_offset + (batch * heads + head) * p.q_len + row_${r}] =
                 log_sum(m_${r // 4}[${r % 4}], l);
         }
         #endif

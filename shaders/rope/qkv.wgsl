@@ -5,6 +5,8 @@
 // the q part of qkv itself (PLACE in_place). k_cache, v_cache: [kv_heads, max_len, head_dim], written at positions `start`
 // and on. All with any distance between heads and between tokens or positions. table: [positions, 2, half], cosines
 // and sines.
+// With PAGE > 0 the caches are [1, pages * PAGE, head_dim], and pages [kv_heads, columns] tells where each block of PAGE
+// positions of a key head goes.
 // One invocation handles one slot of 2 * VEC channels of one head (lib/rope.wgsl).
 #import "lib/tensor.wgsl" as t
 #import "lib/rope.wgsl" as rope
@@ -29,6 +31,8 @@ struct Params {
     v_offset: u32,
     v_head: u32,
     v_position: u32,
+    // Blocks of a key head's row of the page table.
+    columns: u32,
 }
 ${ t.params(PARAMS) }
 ${ t.prelude() }
@@ -41,6 +45,9 @@ ${ t.output(3, "q", Q, VEC) }
 ${ t.input(2, "table", "f32", VEC) }
 ${ t.output(4, "k_cache", K, VEC) }
 ${ t.output(5, "v_cache", VALUE, VEC) }
+#if PAGE > 0
+${ t.words(6, "pages", "u32") }
+#endif
 ${ rope.functions(LAYOUT, VEC) }
 #set V = "4" if VEC == 4 else ""
 #set OUT = "qkv" if PLACE == "in_place" else "q"
@@ -73,16 +80,28 @@ fn main(
         pair = rotate(pair.a, pair.b, load${V}_table(angles), load${V}_table(angles + p.half));
     }
 
+    // Where key and value go.
+    #if PAGE > 0
+    let kv_head = 0u;
+    let of_head = select(p.heads, p.heads + p.kv_heads, head >= p.heads + p.kv_heads);
+    var place = 0u;
+    if head >= p.heads {
+        place = pages[(head - of_head) * p.columns + position / ${PAGE}u] * ${PAGE}u + position % ${PAGE}u;
+    }
+    #else
+    let kv_head = select(head - p.heads, head - p.heads - p.kv_heads, head >= p.heads + p.kv_heads);
+    let place = position;
+    #endif
     if head < p.heads {
         let q = p.q_offset + token * p.q_token + head * p.q_head;
         store${V}_${OUT}(q + first, pair.a);
         store${V}_${OUT}(q + second, pair.b);
     } else if head < p.heads + p.kv_heads {
-        let k = p.k_offset + position * p.k_position + (head - p.heads) * p.k_head;
+        let k = p.k_offset + place * p.k_position + kv_head * p.k_head;
         store${V}_k_cache(k + first, pair.a);
         store${V}_k_cache(k + second, pair.b);
     } else {
-        let v = p.v_offset + position * p.v_position + (head - p.heads - p.kv_heads) * p.v_head;
+        let v = p.v_offset + place * p.v_position + kv_head * p.v_head;
         store${V}_v_cache(v + first, pair.a);
         store${V}_v_cache(v + second, pair.b);
     }

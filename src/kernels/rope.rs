@@ -7,6 +7,7 @@ use crate::capabilities::Capabilities;
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::kernels::sparse::SparseLayout;
 use crate::layout::Layout;
 use crate::recipe::{Constant, Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
@@ -578,6 +579,7 @@ struct QkvParams {
     v_offset: u32,
     v_head: u32,
     v_position: u32,
+    columns: u32,
 }
 
 impl FusedQkv {
@@ -587,6 +589,28 @@ impl FusedQkv {
         caps: &Capabilities,
         rope: Rope,
         args: &FusedQkvArgs<&Layout>,
+    ) -> Result<Launch> {
+        self.plan_in(caps, rope, args, None)
+    }
+
+    /// Plans the dispatch into the pages of a cache that drops what `layout`, made by [`SparseLayout::resident`], no
+    /// longer meets: the caches are [1, pages * block, head_dim]. To be launched by [`FusedQkvArgs::launch_pages`].
+    pub fn plan_pages(
+        self,
+        caps: &Capabilities,
+        rope: Rope,
+        args: &FusedQkvArgs<&Layout>,
+        layout: &SparseLayout,
+    ) -> Result<Launch> {
+        self.plan_in(caps, rope, args, Some(layout))
+    }
+
+    fn plan_in(
+        self,
+        caps: &Capabilities,
+        rope: Rope,
+        args: &FusedQkvArgs<&Layout>,
+        layout: Option<&SparseLayout>,
     ) -> Result<Launch> {
         let Self {
             heads,
@@ -602,11 +626,20 @@ impl FusedQkv {
             Spread::of("k_cache", args.k_cache)?,
             Spread::of("v_cache", args.v_cache)?,
         );
-        let (max_len, head_dim) = (args.k_cache.shape()[1], args.k_cache.shape()[2]);
-        args.k_cache
-            .require_shape("k_cache", &[kv_heads, max_len, head_dim])?;
-        args.v_cache
-            .require_shape("v_cache", &[kv_heads, max_len, head_dim])?;
+        let (rows, head_dim) = (args.k_cache.shape()[1], args.k_cache.shape()[2]);
+        let (cache, max_len) = match layout.map(|l| (l, l.pages())) {
+            None => ([kv_heads, rows, head_dim], rows),
+            Some((layout, Some(pages))) if pages.kv_heads() == kv_heads => {
+                let rows = pages.total_pages() * layout.block();
+                ([1, rows, head_dim], layout.keys())
+            }
+            Some((layout, _)) => {
+                let allowed = format!("one with the pages of {kv_heads} key heads");
+                return Err(Error::argument("layout", format!("{layout:?}"), allowed));
+            }
+        };
+        args.k_cache.require_shape("k_cache", &cache)?;
+        args.v_cache.require_shape("v_cache", &cache)?;
         rope.check_head(head_dim)?;
         let all_heads = heads + 2 * kv_heads;
         let &[tokens, width] = args.qkv.shape() else {
@@ -656,6 +689,7 @@ impl FusedQkv {
             v_offset: v.offset,
             v_head: v.outer,
             v_position: v.inner,
+            columns: layout.map_or(0, |l| l.columns() as u32),
         };
         let q_type: Constant = match args.q_out {
             RopeOut::InPlace => Constant::Name("none"),
@@ -668,6 +702,7 @@ impl FusedQkv {
             .with("VALUE", args.v_cache.dtype())
             .with("LAYOUT", rope.layout.name())
             .with("PLACE", args.q_out.name())
+            .with("PAGE", layout.map_or(0, |l| l.block() as u32))
             .with("VEC", vec as u32)
             .with("WG", WORKGROUP as u32);
         let grid = linear_grid(caps, (params.total as usize).div_ceil(WORKGROUP));
@@ -699,11 +734,34 @@ impl<'a> FusedQkvArgs<&'a Tensor> {
 
     /// Records a dispatch planned for tensors of these layouts.
     pub fn launch(&self, pass: &mut Pass<'_>, table: &RopeTable, launch: &Launch) -> Result<()> {
-        let mut tensors = arrayvec::ArrayVec::<&Tensor, 5>::from_iter([self.qkv, &table.tensor]);
+        self.launch_with(pass, table, launch, None)
+    }
+
+    /// Records a dispatch of [`FusedQkv::plan_pages`].
+    pub fn launch_pages(
+        &self,
+        pass: &mut Pass<'_>,
+        table: &RopeTable,
+        launch: &Launch,
+        layout: &SparseLayout,
+    ) -> Result<()> {
+        let pages = layout.page_table(pass.context())?;
+        self.launch_with(pass, table, launch, Some(&pages))
+    }
+
+    fn launch_with(
+        &self,
+        pass: &mut Pass<'_>,
+        table: &RopeTable,
+        launch: &Launch,
+        pages: Option<&Tensor>,
+    ) -> Result<()> {
+        let mut tensors = arrayvec::ArrayVec::<&Tensor, 6>::from_iter([self.qkv, &table.tensor]);
         if let RopeOut::Into(q) = self.q_out {
             tensors.push(q);
         }
         tensors.extend([self.k_cache, self.v_cache]);
+        tensors.extend(pages);
         pass.launch(launch, &tensors)
     }
 }

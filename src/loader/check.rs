@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Parsed, near};
 use crate::error::{Error, Result};
 use crate::kernels::rope::RopeScaling;
-use crate::model::LlamaConfig;
+use crate::model::{HyenaConfig, LlamaConfig, ModelConfig};
 
 /// Checks the tensors against the config: all there, each of its shape, none besides.
 pub(super) fn tensors(parsed: &Parsed) -> Result<()> {
@@ -43,16 +43,27 @@ pub(super) fn tensors(parsed: &Parsed) -> Result<()> {
         .iter()
         .find(|(name, _)| !expected.contains(*name))
     {
+        let what = match &parsed.config {
+            ModelConfig::Llama(c) => format!("Llama of {} layers without biases", c.layers),
+            ModelConfig::Hyena(c) => format!("Hyena of {} layers", c.layers),
+        };
         return fail(format!(
-            "tensor {name} {:?} is no part of a Llama of {} layers without biases",
-            entry.shape, parsed.config.layers
+            "tensor {name} {:?} is no part of a {what}",
+            entry.shape
         ));
     }
     Ok(())
 }
 
-/// Every tensor of a Llama, with its shape.
-fn tensors_of(c: &LlamaConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
+/// Every tensor of a model, with its shape.
+fn tensors_of(config: &ModelConfig) -> Box<dyn Iterator<Item = (String, Vec<usize>)> + '_> {
+    match config {
+        ModelConfig::Llama(c) => Box::new(tensors_of_llama(c)),
+        ModelConfig::Hyena(c) => Box::new(tensors_of_hyena(c)),
+    }
+}
+
+fn tensors_of_llama(c: &LlamaConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
     let (hidden, mlp) = (c.hidden_size, c.intermediate_size);
     let (q, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
     let head =
@@ -80,6 +91,48 @@ fn tensors_of(c: &LlamaConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
     .chain(head)
 }
 
+fn tensors_of_hyena(c: &HyenaConfig) -> impl Iterator<Item = (String, Vec<usize>)> {
+    let (hidden, mlp, f) = (c.hidden_size, c.intermediate_size, c.filter);
+    let head =
+        (!c.tie_word_embeddings).then(|| ("lm_head.weight".to_owned(), vec![c.vocab_size, hidden]));
+    let layers = (0..c.layers).flat_map(move |i| {
+        let blocks = [
+            ("input_layernorm.weight", vec![hidden]),
+            ("hyena.in_proj.weight", vec![3 * hidden, hidden]),
+            (
+                "hyena.short_filter.weight",
+                vec![3 * hidden, c.short_filter],
+            ),
+            ("hyena.short_filter.bias", vec![3 * hidden]),
+            ("hyena.filter.out.weight", vec![hidden, f.width]),
+            ("hyena.filter.decay", vec![hidden]),
+            ("hyena.skip", vec![hidden]),
+            ("hyena.out_proj.weight", vec![hidden, hidden]),
+            ("post_hyena_layernorm.weight", vec![hidden]),
+            ("mlp.gate_proj.weight", vec![mlp, hidden]),
+            ("mlp.up_proj.weight", vec![mlp, hidden]),
+            ("mlp.down_proj.weight", vec![hidden, mlp]),
+        ]
+        .map(|(part, shape)| (part.to_owned(), shape));
+        let sines = (0..=f.inner_layers).flat_map(move |j| {
+            let inputs = if j == 0 { f.features } else { f.width };
+            [("weight", vec![f.width, inputs]), ("bias", vec![f.width])]
+                .map(|(part, shape)| (format!("hyena.filter.layers.{j}.{part}"), shape))
+        });
+        blocks
+            .into_iter()
+            .chain(sines)
+            .map(move |(part, shape)| (format!("model.layers.{i}.{part}"), shape))
+    });
+    std::iter::once((
+        "model.embed_tokens.weight".to_owned(),
+        vec![c.vocab_size, hidden],
+    ))
+    .chain(layers)
+    .chain([("model.norm.weight".to_owned(), vec![hidden])])
+    .chain(head)
+}
+
 /// Channels of a head where only the sum of all heads is given.
 pub(super) fn whole_heads(hidden_size: usize, heads: usize) -> Result<usize, String> {
     let dim = hidden_size
@@ -89,9 +142,83 @@ pub(super) fn whole_heads(hidden_size: usize, heads: usize) -> Result<usize, Str
 }
 
 /// Checks a config for itself; after this, products of two of its sizes do not overflow 64 bits.
-pub(super) fn config(c: &LlamaConfig) -> Result<(), String> {
+pub(super) fn config(config: &ModelConfig) -> Result<(), String> {
+    match config {
+        ModelConfig::Llama(c) => llama(c),
+        ModelConfig::Hyena(c) => hyena(c),
+    }
+}
+
+fn token_ids(vocab_size: usize, bos: Option<u32>, eos: &[u32]) -> Result<(), String> {
+    match bos.iter().chain(eos).find(|id| **id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(id) => Err(format!(
+            "BOS or EOS is {id}; allowed: ids under the vocabulary's {vocab_size}"
+        )),
+    }
+}
+
+/// Errors unless every size is at least 1, and with headroom in 32 bits.
+fn sizes(named: &[(&str, usize)]) -> Result<(), String> {
     const MAX: usize = i32::MAX as usize;
-    for (name, value) in [
+    match named.iter().find(|(_, value)| !(1..=MAX).contains(value)) {
+        None => Ok(()),
+        Some((name, value)) => Err(format!("{name} is {value}; allowed: 1 to {MAX}")),
+    }
+}
+
+fn epsilon(eps: f32) -> Result<(), String> {
+    if eps.is_finite() && eps >= 0.0 {
+        return Ok(());
+    }
+    Err(format!(
+        "the norm's epsilon is {eps}; allowed: finite, not negative"
+    ))
+}
+
+fn hyena(c: &HyenaConfig) -> Result<(), String> {
+    let f = &c.filter;
+    sizes(&[
+        ("vocab_size", c.vocab_size),
+        ("hidden_size", c.hidden_size),
+        ("three times hidden_size", c.hidden_size.saturating_mul(3)),
+        ("intermediate_size", c.intermediate_size),
+        ("layers", c.layers),
+        ("max_positions", c.max_positions),
+        ("filter_order", f.width),
+        ("filter_emb_dim", f.features),
+    ])?;
+    if !(1..=HyenaConfig::MAX_SHORT_FILTER).contains(&c.short_filter) {
+        return Err(format!(
+            "short_filter_size is {}; allowed: 1 to {}",
+            c.short_filter,
+            HyenaConfig::MAX_SHORT_FILTER
+        ));
+    }
+    if f.features.is_multiple_of(2) {
+        return Err(format!(
+            "filter_emb_dim is {}; allowed: an odd number",
+            f.features
+        ));
+    }
+    if f.inner_layers > 64 {
+        return Err(format!(
+            "filter_inner_layers is {}; allowed: 0 to 64",
+            f.inner_layers
+        ));
+    }
+    if !(f.sine_frequency.is_finite() && f.sine_frequency > 0.0) {
+        return Err(format!(
+            "filter_sine_frequency is {}; allowed: positive",
+            f.sine_frequency
+        ));
+    }
+    token_ids(c.vocab_size, c.bos_token_id, &c.eos_token_ids)?;
+    epsilon(c.norm_eps)
+}
+
+pub(super) fn llama(c: &LlamaConfig) -> Result<(), String> {
+    sizes(&[
         ("vocab_size", c.vocab_size),
         ("hidden_size", c.hidden_size),
         ("intermediate_size", c.intermediate_size),
@@ -101,11 +228,7 @@ pub(super) fn config(c: &LlamaConfig) -> Result<(), String> {
         ("head_dim", c.head_dim),
         ("max_positions", c.max_positions),
         ("heads times head_dim", c.heads.saturating_mul(c.head_dim)),
-    ] {
-        if !(1..=MAX).contains(&value) {
-            return Err(format!("{name} is {value}; allowed: 1 to {MAX}"));
-        }
-    }
+    ])?;
     if c.kv_heads > c.heads || !c.heads.is_multiple_of(c.kv_heads) {
         return Err(format!(
             "{} key/value heads; allowed: a divisor of the {} heads",
@@ -124,20 +247,8 @@ pub(super) fn config(c: &LlamaConfig) -> Result<(), String> {
             c.rope.theta
         ));
     }
-    if !(c.norm_eps.is_finite() && c.norm_eps >= 0.0) {
-        return Err(format!(
-            "the norm's epsilon is {}; allowed: finite, not negative",
-            c.norm_eps
-        ));
-    }
-    for &id in c.bos_token_id.iter().chain(&c.eos_token_ids) {
-        if id as usize >= c.vocab_size {
-            return Err(format!(
-                "BOS or EOS is {id}; allowed: ids under the vocabulary's {}",
-                c.vocab_size
-            ));
-        }
-    }
+    token_ids(c.vocab_size, c.bos_token_id, &c.eos_token_ids)?;
+    epsilon(c.norm_eps)?;
     scaling(&c.rope.scaling)
 }
 

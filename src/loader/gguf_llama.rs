@@ -14,7 +14,7 @@ use super::tokenizer::Tokenizer;
 use super::{Entry, Parsed, check};
 use crate::error::{Error, Result};
 use crate::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
-use crate::model::LlamaConfig;
+use crate::model::{LlamaConfig, ModelConfig};
 
 pub(super) fn load(blob: Blob, tokenizer: Option<Blob>) -> Result<Parsed> {
     let (meta, mut tensors) = parse(&blob, hugging_face_name)?;
@@ -22,7 +22,7 @@ pub(super) fn load(blob: Blob, tokenizer: Option<Blob>) -> Result<Parsed> {
     if let Some(entry) = tensors.remove("rope_freqs.weight") {
         config.rope.scaling = scaling_of_factors(&blob, &entry, &config.rope)?;
     }
-    check::config(&config).map_err(|message| blob.error(message))?;
+    check::llama(&config).map_err(|message| blob.error(message))?;
     let tokenizer = match tokenizer {
         Some(blob) => Some(Tokenizer::parse(&blob, config.vocab_size)?),
         None => meta.tokenizer(&config)?,
@@ -30,7 +30,7 @@ pub(super) fn load(blob: Blob, tokenizer: Option<Blob>) -> Result<Parsed> {
     drop(meta);
     Ok(Parsed {
         path: blob.path.clone(),
-        config,
+        config: ModelConfig::Llama(config),
         tensors,
         files: vec![blob],
         tokenizer,
@@ -120,6 +120,7 @@ impl Meta<'_> {
                 layout: RopeLayout::Interleaved,
                 scaling: self.scaling(max_positions)?,
             },
+            attention: Vec::new(),
             tie_word_embeddings: !tensors.contains_key("lm_head.weight"),
             bos_token_id: self.id("tokenizer.ggml.bos_token_id")?.filter(|_| starts),
             eos_token_ids,

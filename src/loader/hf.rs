@@ -14,7 +14,7 @@ use super::tokenizer::Tokenizer;
 use super::{Entry, Parsed, check};
 use crate::error::{Error, Result};
 use crate::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
-use crate::model::LlamaConfig;
+use crate::model::{FilterConfig, HyenaConfig, LlamaConfig, ModelConfig};
 
 /// Reads the folder; `tokenizer` replaces its own.
 pub(super) fn load(mut folder: Folder, tokenizer: Option<Blob>) -> Result<Parsed> {
@@ -24,17 +24,18 @@ pub(super) fn load(mut folder: Folder, tokenizer: Option<Blob>) -> Result<Parsed
             "no config.json: not a Hugging Face model folder",
         ));
     };
-    let raw: Config = serde_json::from_slice(&blob)
-        .map_err(|e| blob.error(format!("not a Llama config: {e}")))?;
-    let tied = raw.tie_word_embeddings;
-    let mut config = raw.read().map_err(|message| blob.error(message))?;
+    let (mut config, tied) = read_config(&blob)?;
     check::config(&config).map_err(|message| blob.error(message))?;
 
     let (files, mut tensors) = load_tensors(&mut folder)?;
     // Tied models may store the output projection too: it is the embedding. Without a word in the config the
     // files decide; where the config says "untied", the check that follows misses the tensor.
-    config.tie_word_embeddings = tied.unwrap_or(!tensors.contains_key("lm_head.weight"));
-    if config.tie_word_embeddings {
+    let tied = tied.unwrap_or(!tensors.contains_key("lm_head.weight"));
+    match &mut config {
+        ModelConfig::Llama(c) => c.tie_word_embeddings = tied,
+        ModelConfig::Hyena(c) => c.tie_word_embeddings = tied,
+    }
+    if tied {
         tensors.remove("lm_head.weight");
     }
     // Constants that old checkpoints store beside the weights.
@@ -45,7 +46,7 @@ pub(super) fn load(mut folder: Folder, tokenizer: Option<Blob>) -> Result<Parsed
         None => folder.take("tokenizer.json")?,
     };
     let tokenizer = tokenizer
-        .map(|blob| Tokenizer::parse(&blob, config.vocab_size))
+        .map(|blob| Tokenizer::parse(&blob, config.vocab_size()))
         .transpose()?;
     Ok(Parsed {
         path: folder.path().to_owned(),
@@ -150,7 +151,86 @@ fn header(blob: &Blob, file: usize) -> Result<BTreeMap<String, Entry>> {
     Ok(tensors)
 }
 
-/// `config.json` as written; [`Config::read`] gives it meaning.
+/// What every config says first.
+#[derive(Deserialize)]
+struct Architecture {
+    architectures: Option<Vec<String>>,
+    model_type: Option<String>,
+}
+
+/// The config, and whether it says that the output projection is the embedding table.
+fn read_config(blob: &Blob) -> Result<(ModelConfig, Option<bool>)> {
+    let what: Architecture = serde_json::from_slice(blob)
+        .map_err(|e| blob.error(format!("not a model's config: {e}")))?;
+    let first = what.architectures.as_ref().and_then(|names| names.first());
+    let name = first.or(what.model_type.as_ref());
+    if name.is_some_and(|name| ["HyenaForCausalLM", "hyena"].contains(&&**name)) {
+        let raw: RawHyena = serde_json::from_slice(blob)
+            .map_err(|e| blob.error(format!("not a Hyena config: {e}")))?;
+        let tied = raw.tie_word_embeddings;
+        let config = raw.read().map_err(|message| blob.error(message))?;
+        return Ok((ModelConfig::Hyena(config), tied));
+    }
+    let raw: Config =
+        serde_json::from_slice(blob).map_err(|e| blob.error(format!("not a Llama config: {e}")))?;
+    let tied = raw.tie_word_embeddings;
+    let config = raw.read().map_err(|message| blob.error(message))?;
+    Ok((ModelConfig::Llama(config), tied))
+}
+
+/// A Hyena's `config.json` as tools/train/hyena.py writes it.
+#[derive(Deserialize)]
+struct RawHyena {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    max_position_embeddings: usize,
+    rms_norm_eps: Option<f64>,
+    hidden_act: Option<String>,
+    short_filter_size: usize,
+    filter_order: usize,
+    filter_emb_dim: usize,
+    filter_inner_layers: usize,
+    filter_sine_frequency: f64,
+    tie_word_embeddings: Option<bool>,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<OneOrMany>,
+}
+
+impl RawHyena {
+    fn read(self) -> Result<HyenaConfig, String> {
+        silu(self.hidden_act.as_deref())?;
+        Ok(HyenaConfig {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            layers: self.num_hidden_layers,
+            max_positions: self.max_position_embeddings,
+            norm_eps: self.rms_norm_eps.unwrap_or(1e-6) as f32,
+            short_filter: self.short_filter_size,
+            filter: FilterConfig {
+                features: self.filter_emb_dim,
+                width: self.filter_order,
+                inner_layers: self.filter_inner_layers,
+                sine_frequency: self.filter_sine_frequency,
+            },
+            tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
+            bos_token_id: self.bos_token_id,
+            eos_token_ids: OneOrMany::list(self.eos_token_id),
+        })
+    }
+}
+
+/// Errors unless the MLP's activation is SiLU.
+fn silu(activation: Option<&str>) -> Result<(), String> {
+    match activation.unwrap_or("silu") {
+        "silu" | "swish" => Ok(()),
+        other => Err(format!("hidden_act is '{other}'; allowed: silu")),
+    }
+}
+
+/// A Llama's `config.json` as written; [`Config::read`] gives it meaning.
 #[derive(Deserialize)]
 struct Config {
     architectures: Option<Vec<String>>,
@@ -183,6 +263,16 @@ struct Config {
 enum OneOrMany {
     One(u32),
     Many(Vec<u32>),
+}
+
+impl OneOrMany {
+    fn list(ids: Option<Self>) -> Vec<u32> {
+        match ids {
+            None => Vec::new(),
+            Some(Self::One(id)) => vec![id],
+            Some(Self::Many(ids)) => ids,
+        }
+    }
 }
 
 /// `rope_scaling`, or since transformers 5 `rope_parameters`, which holds theta too.
@@ -218,13 +308,10 @@ impl Config {
             "LlamaForCausalLM" | "MistralForCausalLM" | "llama" | "mistral"
         ) {
             return Err(format!(
-                "the architecture is '{name}'; allowed: LlamaForCausalLM, MistralForCausalLM"
+                "the architecture is '{name}'; allowed: LlamaForCausalLM, MistralForCausalLM, HyenaForCausalLM"
             ));
         }
-        let activation = self.hidden_act.as_deref().unwrap_or("silu");
-        if !matches!(activation, "silu" | "swish") {
-            return Err(format!("hidden_act is '{activation}'; allowed: silu"));
-        }
+        silu(self.hidden_act.as_deref())?;
         for (field, value) in [
             ("attention_bias", self.attention_bias),
             ("mlp_bias", self.mlp_bias),
@@ -280,13 +367,10 @@ impl Config {
                 layout: RopeLayout::HalfSplit,
                 scaling: rope.scaling(max_positions)?,
             },
+            attention: Vec::new(),
             tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
             bos_token_id: self.bos_token_id,
-            eos_token_ids: match self.eos_token_id {
-                None => Vec::new(),
-                Some(OneOrMany::One(id)) => vec![id],
-                Some(OneOrMany::Many(ids)) => ids,
-            },
+            eos_token_ids: OneOrMany::list(self.eos_token_id),
         })
     }
 }

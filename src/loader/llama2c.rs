@@ -11,21 +11,21 @@ use super::tokenizer::Tokenizer;
 use super::{Entry, Parsed, check};
 use crate::error::Result;
 use crate::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
-use crate::model::LlamaConfig;
+use crate::model::{LlamaConfig, ModelConfig};
 
 /// First word of the later versions ("ak42"), which run.c does not read either.
 const VERSIONED: u32 = 0x616b_3432;
 
 pub(super) fn load(blob: Blob, tokenizer: Option<Blob>) -> Result<Parsed> {
     let config = header(&blob)?;
-    check::config(&config).map_err(|message| blob.error(message))?;
+    check::llama(&config).map_err(|message| blob.error(message))?;
     let tensors = layout(&blob, &config)?;
     let tokenizer = tokenizer
         .map(|blob| Tokenizer::parse(&blob, config.vocab_size))
         .transpose()?;
     Ok(Parsed {
         path: blob.path.clone(),
-        config,
+        config: ModelConfig::Llama(config),
         tensors,
         files: vec![blob],
         tokenizer,
@@ -76,6 +76,7 @@ fn header(blob: &Blob) -> Result<LlamaConfig> {
             layout: RopeLayout::Interleaved,
             scaling: RopeScaling::None,
         },
+        attention: Vec::new(),
         tie_word_embeddings: vocab_size > 0,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],

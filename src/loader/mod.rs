@@ -1,7 +1,7 @@
 //! Readers of model files.
 //!
 //! [`Weights::open`] takes a Hugging Face folder, a GGUF file or a llama2.c checkpoint and gives all three one
-//! face: a checked [`LlamaConfig`], tensors under Hugging Face's names, and a [`Tokenizer`]. Files are mapped,
+//! face: a checked [`ModelConfig`], tensors under Hugging Face's names, and a [`Tokenizer`]. Files are mapped,
 //! not read; a tensor is decoded while it streams to the GPU ([`StoredTensor::convert`]).
 //!
 //! Nothing in a file is trusted: every error names the file, what is wrong and where, and no allocation is
@@ -36,7 +36,7 @@ pub use tensor::{Stored, StoredTensor};
 pub use tokenizer::Tokenizer;
 
 use crate::error::{Error, Result};
-use crate::model::LlamaConfig;
+use crate::model::ModelConfig;
 use source::{Blob, Folder};
 
 /// Where one tensor lies.
@@ -50,7 +50,7 @@ struct Entry {
 /// What a format's reader found, before it is checked against itself.
 struct Parsed {
     path: PathBuf,
-    config: LlamaConfig,
+    config: ModelConfig,
     tensors: BTreeMap<String, Entry>,
     files: Vec<Blob>,
     tokenizer: Option<Tokenizer>,
@@ -65,7 +65,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::Io`] where a file cannot be read; [`Error::Format`] where it is malformed, is of an
-    /// architecture other than Llama's, or contradicts itself.
+    /// architecture other than Llama's or Hyena's, or contradicts itself.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with_tokenizer(path, None)
@@ -141,7 +141,7 @@ impl Weights {
     }
 
     /// The hyper-parameters, checked against the tensors.
-    pub fn config(&self) -> &LlamaConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.0.config
     }
 

@@ -56,18 +56,18 @@ fn formats_agree() {
     let v3 = Weights::open(data.join(GGUF_V3)).unwrap();
     assert!(hf.tokenizer().is_none());
 
-    let config = bin.config().clone();
+    let config = bin.config().llama().unwrap().clone();
     assert_eq!(
         (config.hidden_size, config.layers, config.vocab_size),
         (64, 5, 512)
     );
     let mut expected = config.clone();
     expected.tie_word_embeddings = false;
-    assert_eq!(v1.config(), &expected);
-    assert_eq!(v3.config(), &expected);
+    assert_eq!(v1.config().llama().unwrap(), &expected);
+    assert_eq!(v3.config().llama().unwrap(), &expected);
     expected.tie_word_embeddings = true;
     expected.rope.layout = crate::kernels::rope::RopeLayout::HalfSplit;
-    assert_eq!(hf.config(), &expected);
+    assert_eq!(hf.config().llama().unwrap(), &expected);
 
     assert_eq!(bin.names().count(), 2 + 9 * 5);
     assert!(bin.names().eq(hf.names()));

@@ -1,36 +1,63 @@
 //! The keys and values of the tokens seen so far.
+//!
+//! A layer that is sparse keeps only blocks that some later query of a head meets: its layout says for every block when
+//! the last one comes, and so, before the first token, in which page each block goes.
 
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::kernels::sparse::{Pattern, SparseLayout};
 use crate::model::LlamaConfig;
 use crate::tensor::Tensor;
 
-/// Keys and values of every layer, `[kv_heads, capacity, head_dim]` each, on the device.
+/// Keys and values of every layer on the device: `[kv_heads, capacity, head_dim]` each, or pages of blocks.
 pub struct KvCache {
     layers: Vec<CachedLayer>,
     len: usize,
     capacity: usize,
+    /// Bytes if nothing were dropped.
+    full_bytes: u64,
+    /// Tokens that may be forgotten after a block was dropped.
+    reach: usize,
+    /// The most tokens that were in it since it was empty.
+    longest: usize,
 }
 
 impl KvCache {
-    /// Room for `capacity` tokens, in `dtype` (f32, f16 or bf16).
-    pub fn new(ctx: &Context, config: &LlamaConfig, capacity: usize, dtype: DType) -> Result<Self> {
+    /// Room for `capacity` tokens, in `dtype` (f32, f16 or bf16), for passes over at most `chunk` of them.
+    pub fn new(
+        ctx: &Context,
+        config: &LlamaConfig,
+        capacity: usize,
+        dtype: DType,
+        chunk: usize,
+    ) -> Result<Self> {
         if !dtype.is_float() {
             return Err(Error::argument("kv dtype", dtype, "f32, f16 or bf16"));
         }
-        let shape = [config.kv_heads, capacity, config.head_dim];
-        let layer = |_| -> Result<CachedLayer> {
-            Ok(CachedLayer {
+        let full = [config.kv_heads, capacity, config.head_dim];
+        let mut layouts: Vec<(Pattern, SparseLayout)> = Vec::new();
+        let mut layers = Vec::with_capacity(config.layers);
+        for i in 0..config.layers {
+            let sparse = sparse_layout(config, i, capacity, chunk, &mut layouts)?;
+            let shape = match sparse.as_ref().and_then(|s| Some((s, s.pages()?))) {
+                Some((s, pages)) => [1, pages.total_pages() * s.block(), config.head_dim],
+                None => full,
+            };
+            layers.push(CachedLayer {
                 keys: Tensor::empty(ctx, dtype, shape)?,
                 values: Tensor::empty(ctx, dtype, shape)?,
-            })
-        };
-        let layers = (0..config.layers).map(layer).collect::<Result<_>>()?;
+                sparse,
+            });
+        }
+        let elements = 2 * config.layers * full.iter().product::<usize>();
         Ok(Self {
             layers,
             len: 0,
             capacity,
+            full_bytes: (elements * dtype.size()) as u64,
+            reach: chunk,
+            longest: 0,
         })
     }
 
@@ -57,13 +84,41 @@ impl KvCache {
             .sum()
     }
 
+    /// Bytes that a cache of as many tokens takes which drops nothing.
+    pub fn full_bytes(&self) -> u64 {
+        self.full_bytes
+    }
+
+    /// Bytes that sparse layers save.
+    pub fn saved_bytes(&self) -> u64 {
+        self.full_bytes.saturating_sub(self.bytes())
+    }
+
     pub(crate) fn layer(&self, layer: usize) -> &CachedLayer {
         &self.layers[layer]
     }
 
     /// Forgets all tokens from `len` on.
-    pub fn truncate(&mut self, len: usize) {
+    ///
+    /// Errors where sparse layers have dropped keys that tokens from `len` on meet: they may forget all tokens, or as many
+    /// of the last as go through the model at a time.
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        let drops = self.layers.iter().any(|l| l.sparse.is_some());
+        if drops && len > 0 && len + self.reach < self.longest {
+            return Err(Error::argument(
+                "len",
+                format!("{len} of {} tokens", self.longest),
+                format!(
+                    "0, or {} on: sparse layers drop keys",
+                    self.longest - self.reach
+                ),
+            ));
+        }
         self.len = self.len.min(len);
+        if self.len == 0 {
+            self.longest = 0;
+        }
+        Ok(())
     }
 
     /// Errors unless `tokens` more fit.
@@ -80,6 +135,7 @@ impl KvCache {
 
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.len += tokens;
+        self.longest = self.longest.max(self.len);
     }
 }
 
@@ -87,17 +143,55 @@ impl KvCache {
 pub(crate) struct CachedLayer {
     keys: Tensor,
     values: Tensor,
+    sparse: Option<SparseLayout>,
+}
+
+/// The layout of a layer with the pages of its cache; one for all layers that are alike.
+fn sparse_layout(
+    config: &LlamaConfig,
+    layer: usize,
+    capacity: usize,
+    chunk: usize,
+    made: &mut Vec<(Pattern, SparseLayout)>,
+) -> Result<Option<SparseLayout>> {
+    let Some((pattern, block)) = config.layer_pattern(layer) else {
+        return Ok(None);
+    };
+    if let Some((_, layout)) = made
+        .iter()
+        .find(|(p, l)| *p == pattern && l.block() == block)
+    {
+        return Ok(Some(layout.clone()));
+    }
+    let heads = if pattern.is_alike() { 1 } else { config.heads };
+    let layout = SparseLayout::builder(heads, capacity, capacity)
+        .block(block)
+        .pattern(&pattern)?
+        .resident(config.kv_heads, chunk)?;
+    made.push((pattern, layout.clone()));
+    Ok(Some(layout))
 }
 
 impl CachedLayer {
-    /// The keys, `[kv_heads, capacity, head_dim]`.
+    /// The blocks that its queries meet, and the pages of its keys, if not all.
+    pub(crate) fn sparse(&self) -> Option<&SparseLayout> {
+        self.sparse.as_ref()
+    }
+
+    /// The keys, `[kv_heads, capacity, head_dim]`, or pages `[1, pages * block, head_dim]`.
     pub(crate) fn keys(&self) -> &Tensor {
         &self.keys
     }
 
-    /// The values, `[kv_heads, capacity, head_dim]`.
+    /// The values, as the keys.
     pub(crate) fn values(&self) -> &Tensor {
         &self.values
+    }
+
+    /// The pages of keys and values, `[1, 1, pages * block, head_dim]`.
+    pub(crate) fn pages(&self) -> Result<(Tensor, Tensor)> {
+        let part = |t: &Tensor| t.reshape([&[1], t.shape()].concat());
+        Ok((part(&self.keys)?, part(&self.values)?))
     }
 
     /// Keys and values of the first `len` positions, `[1, kv_heads, len, head_dim]`.

@@ -1,14 +1,68 @@
 //! Generating token by token.
 
+use crate::context::Context;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::select::{self, TopK};
-use crate::model::llama::Session;
 use crate::model::sampling::{Needs, Sampler, Sampling};
+use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
+/// What [`Decode::feed_then`] records after the logits.
+pub type Then<'a> = dyn Fn(&mut Pass<'_>, &Tensor) -> Result<()> + 'a;
+
+/// A text under way in a model of any architecture: what generating needs of it.
+pub trait Decode {
+    /// The context it lives on.
+    fn context(&self) -> &Context;
+
+    /// Number of token ids.
+    fn vocab_size(&self) -> usize;
+
+    /// Tokens that end a text.
+    fn eos_token_ids(&self) -> &[u32];
+
+    /// Tokens so far.
+    fn position(&self) -> usize;
+
+    /// Tokens that it has room for in all.
+    fn capacity(&self) -> usize;
+
+    /// Runs `tokens` through the model after those before, and gives the last one's logits `[1, vocab]`, on the
+    /// device; overwritten by the next call. `then` is recorded in the same submission as the last tokens. Submits
+    /// without waiting.
+    ///
+    /// Errors on no tokens, a token outside the vocabulary, or more tokens than there is room for; the session is
+    /// then as before.
+    fn feed_then(&mut self, tokens: &[u32], then: &Then<'_>) -> Result<&Tensor>;
+
+    /// Errors if [`feed_then`](Self::feed_then) would refuse `tokens`.
+    fn check(&self, tokens: &[u32]) -> Result<()> {
+        let vocab = self.vocab_size();
+        if tokens.is_empty() {
+            return Err(Error::argument("tokens", "none", "at least one"));
+        }
+        let mut numbered = tokens.iter().enumerate();
+        if let Some((at, id)) = numbered.find(|(_, id)| **id as usize >= vocab) {
+            return Err(Error::argument(
+                format!("tokens[{at}]"),
+                id,
+                format!("0 to {}, the vocabulary", vocab - 1),
+            ));
+        }
+        if self.position() + tokens.len() > self.capacity() {
+            return Err(Error::argument(
+                "tokens",
+                format!("{} more after {}", tokens.len(), self.position()),
+                format!("{} in all, the session's capacity", self.capacity()),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Tokens of a continuation, one a call of `next`. Ends at the model's end-of-text token (which it still gives)
-/// or when the cache is full; after an error it is at its end.
+/// or when the session is full; after an error it is at its end.
 pub struct Generation<'a> {
     session: Held<'a>,
     sampler: Sampler,
@@ -21,8 +75,24 @@ pub struct Generation<'a> {
 }
 
 enum Held<'a> {
-    Owned(Box<Session>),
-    Borrowed(&'a mut Session),
+    Owned(Box<dyn Decode>),
+    Borrowed(&'a mut dyn Decode),
+}
+
+impl Held<'_> {
+    fn get(&self) -> &dyn Decode {
+        match self {
+            Self::Owned(session) => &**session,
+            Self::Borrowed(session) => &**session,
+        }
+    }
+
+    fn get_mut(&mut self) -> &mut dyn Decode {
+        match self {
+            Self::Owned(session) => &mut **session,
+            Self::Borrowed(session) => &mut **session,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,32 +108,25 @@ enum Choice {
     AllLogits,
 }
 
-impl Session {
-    /// Continues the text with `prompt` and what follows it.
-    ///
-    /// Errors if a parameter of `sampling` or a token of `prompt` is out of range, or if the prompt does not fit
-    /// in the cache.
-    pub fn generate(&mut self, prompt: &[u32], sampling: &Sampling) -> Result<Generation<'_>> {
-        Generation::new(Held::Borrowed(self), prompt, sampling)
-    }
-}
-
 impl<'a> Generation<'a> {
-    pub(crate) fn owning(session: Session, prompt: &[u32], sampling: &Sampling) -> Result<Self> {
-        Self::new(Held::Owned(Box::new(session)), prompt, sampling)
+    /// Continues the text of `session` with `prompt` and what follows it.
+    ///
+    /// Errors if a parameter of `sampling` or a token of `prompt` is out of range, or if there is no room for the
+    /// prompt.
+    pub fn of(session: &'a mut dyn Decode, prompt: &[u32], sampling: &Sampling) -> Result<Self> {
+        Self::new(Held::Borrowed(session), prompt, sampling)
+    }
+
+    /// As [`of`](Self::of), in a session of its own.
+    pub fn owning(session: Box<dyn Decode>, prompt: &[u32], sampling: &Sampling) -> Result<Self> {
+        Self::new(Held::Owned(session), prompt, sampling)
     }
 
     fn new(held: Held<'a>, prompt: &[u32], sampling: &Sampling) -> Result<Self> {
         let sampler = Sampler::new(sampling)?;
-        let session = match &held {
-            Held::Owned(session) => session,
-            Held::Borrowed(session) => &**session,
-        };
+        let session = held.get();
         session.check(prompt)?;
-        let (ctx, vocab) = (
-            session.model().context(),
-            session.model().config().vocab_size,
-        );
+        let (ctx, vocab) = (session.context(), session.vocab_size());
         let choice = match sampler.needs() {
             Needs::ArgMax => Choice::ArgMax(Tensor::empty(ctx, DType::U32, [1])?),
             Needs::TopK(k) => {
@@ -96,19 +159,16 @@ impl<'a> Generation<'a> {
     }
 
     fn step(&mut self) -> Result<u32> {
-        let session = match &mut self.session {
-            Held::Owned(session) => session,
-            Held::Borrowed(session) => &mut **session,
-        };
+        let session = self.session.get_mut();
         let token = match &self.choice {
             Choice::ArgMax(index) => {
-                session.feed_then(&self.pending, |pass, logits| {
+                session.feed_then(&self.pending, &|pass, logits| {
                     select::argmax(pass, logits, index)
                 })?;
                 index.to_vec::<u32>()?[0]
             }
             Choice::TopK { values, indices } => {
-                session.feed_then(&self.pending, |pass, logits| {
+                session.feed_then(&self.pending, &|pass, logits| {
                     TopK::default().run(pass, logits, values, indices)
                 })?;
                 let pairs: Vec<(u32, f32)> = indices
@@ -119,15 +179,16 @@ impl<'a> Generation<'a> {
                 self.sampler.choose_sorted(&pairs)?
             }
             Choice::AllLogits => {
-                let logits = session.feed(&self.pending)?.to_vec::<f32>()?;
+                let logits = session.feed_then(&self.pending, &|_, _| Ok(()))?;
+                let logits = logits.to_vec::<f32>()?;
                 self.sampler.choose(&logits, &self.history)?
             }
         };
         self.history.push(token);
         self.pending.clear();
         self.pending.push(token);
-        let at_end = session.model().config().eos_token_ids.contains(&token);
-        let full = session.cache().len() == session.cache().capacity();
+        let at_end = session.eos_token_ids().contains(&token);
+        let full = session.position() == session.capacity();
         self.ended = full || (at_end && self.stop == Stop::AtEndOfText);
         Ok(token)
     }

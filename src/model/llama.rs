@@ -2,37 +2,40 @@
 
 use std::sync::Arc;
 
-use rand::{Rng, SeedableRng};
-
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernels::attention::{Attention, AttentionArgs, Mask};
+use crate::kernels::attention::{Attention, AttentionArgs, AttentionPlan, Blocks, Mask};
 use crate::kernels::elementwise::Activation;
 use crate::kernels::embedding;
 use crate::kernels::gemm::Residual;
 use crate::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
 use crate::kernels::norm::{self, Norm, NormArgs};
 use crate::kernels::rope::{FusedQkv, FusedQkvArgs, RopeOut, RopeTable};
+use crate::kernels::sparse::SparseLayout;
 use crate::loader::Weights;
-use crate::model::LlamaConfig;
 use crate::model::cache::KvCache;
-use crate::model::generate::Generation;
+use crate::model::generate::{Decode, Generation, Then};
+use crate::model::random::Random;
 use crate::model::sampling::Sampling;
 use crate::model::weights::{Loader, Progress};
+use crate::model::{LayerAttention, LlamaConfig};
+use crate::recipe::Launch;
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
 /// Prompt tokens that go through the model at a time: bounds the memory of the intermediate results.
 const CHUNK: usize = 256;
 
-/// Element types of a model on the device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Element types of a model on the device, and how its layers attend.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LlamaOptions {
     /// Of the weights: f32, f16 or bf16; `None` keeps what the file has (quantised formats become f16).
     pub weights: Option<DType>,
     /// Of the KV cache; `None` for the weights' own type.
     pub kv: Option<DType>,
+    /// Each layer's attention in place of the file's; empty for the file's own.
+    pub attention: Vec<LayerAttention>,
 }
 
 struct Layer {
@@ -73,7 +76,10 @@ impl Llama {
         options: LlamaOptions,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
-        let config = weights.config().clone();
+        let mut config = weights.config().llama()?.clone();
+        if !options.attention.is_empty() {
+            config.attention = options.attention;
+        }
         let mut load = Loader::new(ctx, weights, options.weights, progress)?;
         let names = |layer: usize, parts: &[&str]| -> Vec<String> {
             parts
@@ -124,16 +130,9 @@ impl Llama {
             config.head_dim,
         );
         let qkv_rows = (config.heads + 2 * config.kv_heads) * head_dim;
-        let largest = [config.vocab_size, 2 * inner, qkv_rows]
-            .into_iter()
-            .fold(hidden, usize::max);
-        let source = random_matrix(ctx, dtype, largest, hidden)?;
-        let matrix = |rows: usize, cols: usize| -> Result<Tensor> {
-            let copy = Tensor::empty(ctx, dtype, [rows, cols])?;
-            let part = source.reshape([source.len()])?.rows(0..rows * cols)?;
-            ctx.record(|pass| pass.copy(&part, &copy.reshape([rows * cols])?, 0))?;
-            Ok(copy)
-        };
+        let rows = [config.vocab_size, 2 * inner, qkv_rows];
+        let random = Random::new(ctx, dtype, &rows, hidden)?;
+        let matrix = |rows: usize, cols: usize| random.matrix(rows, cols);
         let ones = || Tensor::from_slice(ctx, &vec![1.0f32; hidden], [hidden]);
         let mut layers = Vec::with_capacity(config.layers);
         for _ in 0..config.layers {
@@ -166,6 +165,7 @@ impl Llama {
     }
 
     fn assemble(ctx: &Context, config: LlamaConfig, kv: DType, parts: Parts) -> Result<Self> {
+        config.check_attention()?;
         let Parts {
             embedding,
             layers,
@@ -218,25 +218,9 @@ impl Llama {
 
     /// Continues `prompt` in a session of its own, with room up to the model's longest context.
     pub fn generate(&self, prompt: &[u32], sampling: &Sampling) -> Result<Generation<'static>> {
-        Generation::owning(self.session(self.config().max_positions)?, prompt, sampling)
+        let session = self.session(self.config().max_positions)?;
+        Generation::owning(Box::new(session), prompt, sampling)
     }
-}
-
-/// Uniform values of variance 1 / cols: a block of them, repeated.
-fn random_matrix(ctx: &Context, dtype: DType, rows: usize, cols: usize) -> Result<Tensor> {
-    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(0);
-    let scale = (12.0 / cols as f32).sqrt();
-    let block: Vec<f32> = (0..1 << 20)
-        .map(|_| (random.random::<f32>() - 0.5) * scale)
-        .collect();
-    let block = Tensor::encode_f32(dtype, &block)?;
-    let tensor = Tensor::empty(ctx, dtype, [rows, cols])?;
-    let bytes = rows * cols * dtype.size();
-    for at in (0..bytes).step_by(block.len()) {
-        tensor.write_bytes(at, &block[..block.len().min(bytes - at)])?;
-    }
-    ctx.flush()?;
-    Ok(tensor)
 }
 
 struct Parts {
@@ -302,7 +286,7 @@ impl Session {
             gated: f32s(c.intermediate_size)?,
             logits: Tensor::empty(&ctx, DType::F32, [1, c.vocab_size])?,
         };
-        let cache = KvCache::new(&ctx, &c, capacity, model.inner.kv)?;
+        let cache = KvCache::new(&ctx, &c, capacity, model.inner.kv, CHUNK)?;
         let rope = RopeTable::new(&ctx, &c.rope, c.head_dim, capacity)?;
         Ok(Self {
             model,
@@ -322,9 +306,9 @@ impl Session {
         &self.cache
     }
 
-    /// Forgets all tokens from `len` on.
-    pub fn truncate(&mut self, len: usize) {
-        self.cache.truncate(len);
+    /// Forgets all tokens from `len` on; errors as [`KvCache::truncate`].
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        self.cache.truncate(len)
     }
 
     /// Runs `tokens` through the model after those before, and gives the last one's logits `[1, vocab]`, on the
@@ -333,31 +317,15 @@ impl Session {
     /// Errors on no tokens, a token outside the vocabulary, or more tokens than the cache has room for; the
     /// session is then as before.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<&Tensor> {
-        self.feed_then(tokens, |_, _| Ok(()))
+        self.feed_then(tokens, &|_, _| Ok(()))
     }
 
-    /// As [`feed`](Self::feed), with `then` recorded in the same submission as the last tokens.
-    pub(crate) fn feed_then(
-        &mut self,
-        tokens: &[u32],
-        then: impl Fn(&mut Pass<'_>, &Tensor) -> Result<()>,
-    ) -> Result<&Tensor> {
-        self.check(tokens)?;
-        let ctx = self.model.context().clone();
-        let last = tokens.len().div_ceil(CHUNK) - 1;
-        for (i, chunk) in tokens.chunks(CHUNK).enumerate() {
-            let ids = self.work.ids.rows(0..chunk.len())?;
-            ids.write(chunk)?;
-            ctx.record(|pass| {
-                if i < last {
-                    return self.forward(pass, &ids, None);
-                }
-                self.forward(pass, &ids, Some((Logits::Last, &self.work.logits)))?;
-                then(pass, &self.work.logits)
-            })?;
-            self.cache.advance(chunk.len());
-        }
-        Ok(&self.work.logits)
+    /// Continues the text with `prompt` and what follows it.
+    ///
+    /// Errors if a parameter of `sampling` or a token of `prompt` is out of range, or if the prompt does not fit
+    /// in the cache.
+    pub fn generate(&mut self, prompt: &[u32], sampling: &Sampling) -> Result<Generation<'_>> {
+        Generation::of(self, prompt, sampling)
     }
 
     /// As [`feed`](Self::feed), with the logits of every token, `[tokens, vocab]`.
@@ -374,25 +342,6 @@ impl Session {
             self.cache.advance(chunk.len());
         }
         Ok(all)
-    }
-
-    pub(crate) fn check(&self, tokens: &[u32]) -> Result<()> {
-        let vocab = self.model.config().vocab_size;
-        if tokens.is_empty() {
-            return Err(Error::argument("tokens", "none", "at least one"));
-        }
-        if let Some((at, id)) = tokens
-            .iter()
-            .enumerate()
-            .find(|(_, id)| **id as usize >= vocab)
-        {
-            return Err(Error::argument(
-                format!("tokens[{at}]"),
-                id,
-                format!("0 to {}, the vocabulary", vocab - 1),
-            ));
-        }
-        self.cache.require_room(tokens.len())
     }
 
     /// Records the pass of the token ids `ids` (u32, on the device) after the tokens in the cache, without counting
@@ -471,10 +420,38 @@ impl Session {
             kv_heads: c.kv_heads,
             start,
         };
-        let rotate = rotate.plan(caps, self.rope.rope(), &plan.rotate.layouts())?;
-        let (k, v) = self.cache.layer(0).first(end)?;
-        let attention = AttentionArgs::new(&q_heads, &k, &v, &out_heads);
-        let attention = Attention::new(Mask::Causal).plan(caps, attention.layouts())?;
+        // Layers whose caches are alike share a plan of what touches them.
+        let mut cached_plans: Vec<CachedPlan<'_>> = Vec::new();
+        for i in 0..c.layers {
+            let cached = self.cache.layer(i);
+            if cached_plans.iter().any(|p| p.serves(cached.sparse())) {
+                continue;
+            }
+            let args = steps(i).rotate.layouts();
+            let (rotate, attention) = match cached.sparse() {
+                None => {
+                    let (k, v) = cached.first(end)?;
+                    let args_of = AttentionArgs::new(&q_heads, &k, &v, &out_heads);
+                    let attention = Attention::new(Mask::Causal).plan(caps, args_of.layouts())?;
+                    (rotate.plan(caps, self.rope.rope(), &args)?, attention)
+                }
+                Some(layout) => {
+                    let (k, v) = cached.pages()?;
+                    let over = AttentionArgs {
+                        sparse: Some(Blocks::Pages { layout, keys: end }),
+                        ..AttentionArgs::new(&q_heads, &k, &v, &out_heads)
+                    };
+                    let attention = Attention::new(Mask::Causal).plan(caps, over.layouts())?;
+                    let rotate = rotate.plan_pages(caps, self.rope.rope(), &args, layout)?;
+                    (rotate, attention)
+                }
+            };
+            cached_plans.push(CachedPlan {
+                sparse: cached.sparse(),
+                rotate,
+                attention,
+            });
+        }
         let first = linear.plan(caps, &plan.qkv.layouts())?;
         let output = linear.plan(caps, &plan.output.layouts())?;
         let gate_up = gated_linear.plan(caps, &plan.gate_up.layouts())?;
@@ -487,10 +464,19 @@ impl Session {
                 self.normalise(pass, &hidden, &normed, &layer.attention_norm)?;
             }
             step.qkv.launch(pass, &first)?;
-            step.rotate.launch(pass, &self.rope, &rotate)?;
             let cached = self.cache.layer(i);
-            let over = AttentionArgs::new(&q_heads, cached.keys(), cached.values(), &out_heads);
-            attention.launch(pass, over)?;
+            let mut over = AttentionArgs::new(&q_heads, cached.keys(), cached.values(), &out_heads);
+            if let Some(plan) = cached_plans.iter().find(|p| p.serves(cached.sparse())) {
+                match cached.sparse() {
+                    None => step.rotate.launch(pass, &self.rope, &plan.rotate)?,
+                    Some(layout) => {
+                        let rotate = &plan.rotate;
+                        step.rotate.launch_pages(pass, &self.rope, rotate, layout)?;
+                        over.sparse = Some(Blocks::Pages { layout, keys: end });
+                    }
+                }
+                plan.attention.launch(pass, over)?;
+            }
             step.output.launch(pass, &output)?;
             if !fused {
                 self.normalise(pass, &hidden, &normed, &layer.mlp_norm)?;
@@ -536,6 +522,47 @@ impl Session {
     }
 }
 
+impl Decode for Session {
+    fn context(&self) -> &Context {
+        self.model.context()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.model.config().vocab_size
+    }
+
+    fn eos_token_ids(&self) -> &[u32] {
+        &self.model.config().eos_token_ids
+    }
+
+    fn position(&self) -> usize {
+        self.cache.len()
+    }
+
+    fn capacity(&self) -> usize {
+        self.cache.capacity()
+    }
+
+    fn feed_then(&mut self, tokens: &[u32], then: &Then<'_>) -> Result<&Tensor> {
+        self.check(tokens)?;
+        let ctx = self.model.context().clone();
+        let last = tokens.len().div_ceil(CHUNK) - 1;
+        for (i, chunk) in tokens.chunks(CHUNK).enumerate() {
+            let ids = self.work.ids.rows(0..chunk.len())?;
+            ids.write(chunk)?;
+            ctx.record(|pass| {
+                if i < last {
+                    return self.forward(pass, &ids, None);
+                }
+                self.forward(pass, &ids, Some((Logits::Last, &self.work.logits)))?;
+                then(pass, &self.work.logits)
+            })?;
+            self.cache.advance(chunk.len());
+        }
+        Ok(&self.work.logits)
+    }
+}
+
 /// The products of a layer.
 struct Steps<'a> {
     qkv: LinearArgs<'a, Tensor>,
@@ -543,6 +570,23 @@ struct Steps<'a> {
     output: LinearArgs<'a, Tensor>,
     gate_up: GatedLinearArgs<'a, Tensor>,
     down: LinearArgs<'a, Tensor>,
+}
+
+/// What touches the cache of a layer, planned.
+struct CachedPlan<'a> {
+    sparse: Option<&'a SparseLayout>,
+    rotate: Launch,
+    attention: AttentionPlan,
+}
+
+impl CachedPlan<'_> {
+    fn serves(&self, sparse: Option<&SparseLayout>) -> bool {
+        match (self.sparse, sparse) {
+            (None, None) => true,
+            (Some(a), Some(b)) => a.is(b),
+            _ => false,
+        }
+    }
 }
 
 /// The input of a product, and the norm still to be applied to it.

@@ -1,17 +1,24 @@
 //! Models assembled from the kernels.
 
+mod any;
 mod cache;
 mod config;
 #[cfg(feature = "embedded-model")]
 pub mod embedded;
 mod generate;
+mod hyena;
 mod llama;
+mod random;
 mod sampling;
+mod spacetime;
 mod weights;
 
+pub use any::Model;
 pub use cache::KvCache;
-pub use config::LlamaConfig;
-pub use generate::Generation;
+pub use config::{FilterConfig, HyenaConfig, LayerAttention, LlamaConfig, ModelConfig};
+pub use generate::{Decode, Generation, Then};
+pub use hyena::{Hyena, HyenaSession};
 pub use llama::{Llama, LlamaOptions, Logits, Session};
 pub use sampling::{Sampler, Sampling};
+pub use spacetime::SpaceTime;
 pub use weights::Progress;

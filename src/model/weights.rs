@@ -1,5 +1,7 @@
 //! Moving weights from a model file to the device.
 
+use std::collections::BTreeMap;
+
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -21,6 +23,8 @@ pub(crate) struct Loader<'a> {
     done: u64,
     total: u64,
     in_flight: usize,
+    /// Element types by the first name, without its numbers, of those loaded so far.
+    types: BTreeMap<String, DType>,
 }
 
 /// How far loading is.
@@ -59,16 +63,20 @@ impl<'a> Loader<'a> {
             done: 0,
             total,
             in_flight: 0,
+            types: BTreeMap::new(),
         })
     }
 
-    /// A matrix, or several of equal width one below the other (so that one product serves them all).
+    /// A matrix, or several of equal width one below the other (so that one product serves them all). Matrices of the same
+    /// place in every layer get one type, that of the first: kernels are planned once for all layers.
     pub(crate) fn matrix(&mut self, names: &[String]) -> Result<Tensor> {
         let mut dtype = None;
         let (mut rows, mut cols) = (0, 0);
         for name in names {
             let stored = self.weights.tensor(name)?;
-            dtype = dtype.or(Some(self.dtype.unwrap_or(natural(stored.stored))));
+            let place = name.chars().filter(|c| !c.is_ascii_digit()).collect();
+            let first = self.types.entry(place).or_insert(natural(stored.stored));
+            dtype = dtype.or(Some(self.dtype.unwrap_or(*first)));
             rows += stored.shape[0];
             cols = stored.shape[1];
         }
@@ -79,6 +87,19 @@ impl<'a> Loader<'a> {
     pub(crate) fn vector(&mut self, name: &str) -> Result<Tensor> {
         let len = self.weights.tensor(name)?.elements();
         self.upload(&[name.to_string()], DType::F32, &[len])
+    }
+
+    /// The values of a tensor, for the host.
+    pub(crate) fn values(&mut self, name: &str) -> Result<Vec<f32>> {
+        let stored = self.weights.tensor(name)?;
+        let size = self.dtype.unwrap_or(natural(stored.stored)).size();
+        self.done += (stored.elements() * size) as u64;
+        (self.progress)(Progress {
+            tensor: name,
+            done: self.done,
+            total: self.total,
+        });
+        stored.to_f32()
     }
 
     fn upload(&mut self, names: &[String], dtype: DType, shape: &[usize]) -> Result<Tensor> {

@@ -6,8 +6,9 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::kernels::elementwise::{Activation, BinaryOp};
 use crate::kernels::rope::RopeLayout;
+use crate::kernels::sparse::SparseLayout;
 use crate::loader::Weights;
-use crate::model::LlamaConfig;
+use crate::model::{LayerAttention, LlamaConfig};
 use crate::reference::{round, widen_as};
 
 /// A Llama in host memory. Weights and cache entries are rounded to `storage` and then widened, as a device
@@ -23,6 +24,8 @@ pub struct Llama<R> {
     /// Keys and values by layer, position by position, `kv_heads * head_dim` each.
     cache: Vec<(Vec<R>, Vec<R>)>,
     position: usize,
+    /// What the queries of sparse layers meet, by layer.
+    layouts: Vec<Option<SparseLayout>>,
 }
 
 struct Layer<R> {
@@ -40,7 +43,7 @@ struct Layer<R> {
 impl<R: Real> Llama<R> {
     /// The model of these weights. RoPE must be unscaled.
     pub fn new(weights: &Weights, storage: DType) -> Result<Self> {
-        let config = weights.config().clone();
+        let config = weights.config().llama()?.clone();
         let matrix = |name: &str| -> Result<Vec<R>> {
             Ok(widen_as(
                 &weights.tensor(&format!("{name}.weight"))?.to_f32()?,
@@ -79,6 +82,7 @@ impl<R: Real> Llama<R> {
             norm: vector("model.norm")?,
             cache: (0..config.layers).map(|_| Default::default()).collect(),
             position: 0,
+            layouts: vec![None; config.layers],
             frequencies: config.rope.frequencies(config.head_dim)?,
             config,
             storage,
@@ -87,12 +91,29 @@ impl<R: Real> Llama<R> {
         })
     }
 
+    /// With each layer's attention in place of the file's.
+    pub fn attention(mut self, attention: Vec<LayerAttention>) -> Result<Self> {
+        self.config.attention = attention;
+        self.config.check_attention()?;
+        let c = &self.config;
+        let layout = |layer| {
+            let Some((pattern, block)) = c.layer_pattern(layer) else {
+                return Ok(None);
+            };
+            let layout = SparseLayout::builder(c.heads, c.max_positions, c.max_positions);
+            layout.block(block).pattern(&pattern).map(Some)
+        };
+        self.layouts = (0..c.layers).map(layout).collect::<Result<_>>()?;
+        Ok(self)
+    }
+
     /// Logits after one more token.
     pub fn feed(&mut self, token: u32) -> Vec<R> {
         let c = self.config.clone();
         let (width, kv) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let mut hidden = self.embedding[token as usize * c.hidden_size..][..c.hidden_size].to_vec();
-        for (layer, (keys, values)) in self.layers.iter().zip(&mut self.cache) {
+        let layers = self.layers.iter().zip(&self.layouts).zip(&mut self.cache);
+        for ((layer, layout), (keys, values)) in layers {
             let x = rms_norm(&hidden, &layer.attention_norm, c.norm_eps);
             let (mut q, mut k, v) = (
                 product(&layer.q, &x),
@@ -104,7 +125,11 @@ impl<R: Real> Llama<R> {
             rotate(&mut k, &c, &self.frequencies, self.position);
             keys.extend(k.into_iter().map(|x| stored(x, self.storage)));
             values.extend(v.into_iter().map(|x| stored(x, self.storage)));
-            let attended = attend(&c, &q, keys, values);
+            let attended = attend(&c, &q, keys, values, |head, key| {
+                layout
+                    .as_ref()
+                    .is_none_or(|l| l.sees(head, self.position, key))
+            });
             add(&mut hidden, &product(&layer.output, &attended));
             let x = rms_norm(&hidden, &layer.mlp_norm, c.norm_eps);
             let (gate, up) = (product(&layer.gate, &x), product(&layer.up, &x));
@@ -129,12 +154,12 @@ fn stored<R: Real>(x: R, storage: DType) -> R {
     }
 }
 
-fn add<R: Real>(x: &mut [R], y: &[R]) {
+pub(super) fn add<R: Real>(x: &mut [R], y: &[R]) {
     x.iter_mut().zip(y).for_each(|(x, &y)| *x = *x + y);
 }
 
 /// `weights [out, in]` times `x [in]`.
-fn product<R: Real>(weights: &[R], x: &[R]) -> Vec<R> {
+pub(super) fn product<R: Real>(weights: &[R], x: &[R]) -> Vec<R> {
     let dot = |row: &[R]| {
         row.iter()
             .zip(x)
@@ -143,7 +168,7 @@ fn product<R: Real>(weights: &[R], x: &[R]) -> Vec<R> {
     weights.chunks_exact(x.len()).map(dot).collect()
 }
 
-fn rms_norm<R: Real>(x: &[R], weight: &[R], eps: f32) -> Vec<R> {
+pub(super) fn rms_norm<R: Real>(x: &[R], weight: &[R], eps: f32) -> Vec<R> {
     let square = x.iter().fold(R::zero(), |sum, &x| sum + x * x) / R::of(x.len() as f64);
     let scale = (square + R::of(f64::from(eps))).sqrt().recip();
     x.iter().zip(weight).map(|(&x, &w)| x * scale * w).collect()
@@ -164,7 +189,13 @@ fn rotate<R: Real>(x: &mut [R], c: &LlamaConfig, frequencies: &[f64], position: 
     }
 }
 
-fn attend<R: Real>(c: &LlamaConfig, q: &[R], keys: &[R], values: &[R]) -> Vec<R> {
+fn attend<R: Real>(
+    c: &LlamaConfig,
+    q: &[R],
+    keys: &[R],
+    values: &[R],
+    sees: impl Fn(usize, usize) -> bool,
+) -> Vec<R> {
     let (d, kv) = (c.head_dim, c.kv_heads * c.head_dim);
     let scale = R::of(d as f64).sqrt().recip();
     let mut out = Vec::with_capacity(q.len());
@@ -175,7 +206,11 @@ fn attend<R: Real>(c: &LlamaConfig, q: &[R], keys: &[R], values: &[R]) -> Vec<R>
                 .zip(&key[at..at + d])
                 .fold(R::zero(), |sum, (&q, &k)| sum + q * k)
         };
-        let scores: Vec<R> = keys.chunks_exact(kv).map(|key| dot(key) * scale).collect();
+        let score = |(j, key)| match sees(h, j) {
+            true => dot(key) * scale,
+            false => R::neg_infinity(),
+        };
+        let scores: Vec<R> = keys.chunks_exact(kv).enumerate().map(score).collect();
         let top = scores.iter().copied().fold(R::neg_infinity(), R::max);
         let weights: Vec<R> = scores.iter().map(|&s| (s - top).exp()).collect();
         let total: R = weights.iter().copied().sum();

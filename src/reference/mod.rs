@@ -9,12 +9,14 @@ pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod hyena;
 pub mod llama;
 pub mod norm;
 pub mod random;
 pub mod rope;
 pub mod select;
 pub mod softmax;
+pub mod spacetime;
 
 use half::{bf16, f16};
 use num_traits::Float;

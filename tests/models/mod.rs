@@ -413,3 +413,52 @@ pub fn gguf_merges(version: u32, pre: &str) -> Gguf {
         .array("tokenizer.ggml.token_type", 5, &types);
     file
 }
+
+/// A small Hyena of ragged sizes.
+pub const HYENA_CONFIG: &str = r#"{"architectures": ["HyenaForCausalLM"], "model_type": "hyena", "vocab_size": 16,
+ "hidden_size": 20, "intermediate_size": 36, "num_hidden_layers": 2, "max_position_embeddings": 300,
+ "rms_norm_eps": 1e-5, "short_filter_size": 3, "filter_order": 6, "filter_emb_dim": 5, "filter_inner_layers": 1,
+ "filter_sine_frequency": 3.0, "bos_token_id": 1, "eos_token_id": 2}"#;
+
+/// Its tensors.
+pub fn hyena_tensors() -> Vec<(String, Vec<usize>)> {
+    let (hidden, mlp, width) = (20, 36, 6);
+    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![VOCAB, hidden])];
+    for i in 0..2 {
+        for (part, shape) in [
+            ("input_layernorm.weight", vec![hidden]),
+            ("hyena.in_proj.weight", vec![3 * hidden, hidden]),
+            ("hyena.short_filter.weight", vec![3 * hidden, 3]),
+            ("hyena.short_filter.bias", vec![3 * hidden]),
+            ("hyena.filter.layers.0.weight", vec![width, 5]),
+            ("hyena.filter.layers.0.bias", vec![width]),
+            ("hyena.filter.layers.1.weight", vec![width, width]),
+            ("hyena.filter.layers.1.bias", vec![width]),
+            ("hyena.filter.out.weight", vec![hidden, width]),
+            ("hyena.filter.decay", vec![hidden]),
+            ("hyena.skip", vec![hidden]),
+            ("hyena.out_proj.weight", vec![hidden, hidden]),
+            ("post_hyena_layernorm.weight", vec![hidden]),
+            ("mlp.gate_proj.weight", vec![mlp, hidden]),
+            ("mlp.up_proj.weight", vec![mlp, hidden]),
+            ("mlp.down_proj.weight", vec![hidden, mlp]),
+        ] {
+            all.push((format!("model.layers.{i}.{part}"), shape));
+        }
+    }
+    all.push(("model.norm.weight".to_owned(), vec![hidden]));
+    all
+}
+
+/// The small Hyena's folder.
+pub fn hyena(config: &str) -> Files {
+    let tokenizer = TOKENIZER_JSON.as_bytes().to_vec();
+    vec![
+        ("config.json".to_owned(), config.as_bytes().to_vec()),
+        ("tokenizer.json".to_owned(), tokenizer),
+        (
+            "model.safetensors".to_owned(),
+            safetensors(&hyena_tensors()),
+        ),
+    ]
+}

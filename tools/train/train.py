@@ -244,10 +244,14 @@ def learning_rate(step, args):
 
 
 def make_optimizer(model, lr):
-    """AdamW; weight decay for matrices alone."""
-    matrices = [p for p in model.parameters() if p.dim() == 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    """AdamW; weight decay for matrices alone. A Hyena's filters have none, and a third of the rate: their sines are steep."""
+    named = list(model.named_parameters())
+    filters = [p for name, p in named if ".filter." in name]
+    matrices = [p for name, p in named if p.dim() == 2 and ".filter." not in name]
+    vectors = [p for name, p in named if p.dim() < 2 and ".filter." not in name]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    if filters:
+        groups.append({"params": filters, "weight_decay": 0.0, "rate": 0.3})
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
 
 
@@ -271,7 +275,7 @@ def train(model, windows, args):
     optimizer, started = make_optimizer(model, args.lr), time.time()
     for step, batch in zip(range(args.steps), batches(windows, args.batch, args.seed)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args)
+            group["lr"] = group.get("rate", 1.0) * learning_rate(step, args)
         loss = mean_loss(model, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -286,12 +290,15 @@ def train(model, windows, args):
     return args.steps
 
 
-def save_model(model, folder):
-    """Writes config, generation config and f16 weights."""
-    write_json(folder / "config.json", CONFIG)
+def save_model(model, folder, exact=()):
+    """Writes config, generation config and f16 weights; f32 those whose names contain a part of `exact`."""
+    write_json(folder / "config.json", model.config)
     generation = {"bos_token_id": BOS, "eos_token_id": EOS, "do_sample": True, "temperature": 0.8}
     write_json(folder / "generation_config.json", generation)
-    weights = {name: weight.detach().half().cpu().contiguous() for name, weight in model.state_dict().items()}
+    weights = {}
+    for name, weight in model.state_dict().items():
+        dtype = torch.float32 if any(part in name for part in exact) else torch.float16
+        weights[name] = weight.detach().to(dtype).cpu().contiguous()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -304,10 +311,10 @@ def write_json(path, data):
 # Checking what was saved.
 
 
-def load_model(folder, dtype, device):
-    """The saved f16 weights in a model that computes in `dtype`."""
+def load_model(folder, dtype, device, architecture=Llama):
+    """The saved weights in a model that computes in `dtype`."""
     config = json.loads((folder / "config.json").read_text())
-    model = Llama(config).to(device, dtype)
+    model = architecture(config).to(device, dtype)
     model.load_state_dict({name: w.to(dtype) for name, w in load_file(folder / "model.safetensors").items()})
     return model.eval()
 
@@ -388,9 +395,9 @@ def held_out_entry(model, tokenizer, story):
     return {"text": story.text + "\n", "ids": ids, "mean_nll": nll}
 
 
-def write_oracle(folder, grammar, tokenizer, held_out, device):
-    """Writes expected.json: f64 arithmetic on the f16 weights. Checks f32 against it."""
-    exact, single = (load_model(folder, dtype, device) for dtype in (torch.float64, torch.float32))
+def write_oracle(folder, grammar, tokenizer, held_out, device, architecture=Llama):
+    """Writes expected.json: f64 arithmetic on the saved weights. Checks f32 against it."""
+    exact, single = (load_model(folder, dtype, device, architecture) for dtype in (torch.float64, torch.float32))
     greedy = [oracle_entry(exact, tokenizer, prompt, 256) for prompt in [""] + PROMPTS]
     for entry in greedy:
         same = generate(single, [entry["prompt_ids"]], 256)[0][0] == entry["ids"]
@@ -418,9 +425,9 @@ def check_text(grammar, text):
         return None
 
 
-def evaluate(folder, grammar, tokenizer, held_out, args):
+def evaluate(folder, grammar, tokenizer, held_out, args, architecture=Llama):
     """Loss on unseen stories beside the grammar's own surprise, and parse rates of sampled text."""
-    model = load_model(folder, torch.float32, args.device)
+    model = load_model(folder, torch.float32, args.device, architecture)
     encoded = encode_stories(tokenizer, held_out)
     windows = pack(encoded, 512).to(args.device)[:64]
     with torch.no_grad():
@@ -440,9 +447,9 @@ def evaluate(folder, grammar, tokenizer, held_out, args):
     }
 
 
-def parse_args():
+def make_parser(description):
     """Command line; the defaults are the committed model's."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "assets" / "default-model")
     parser.add_argument("--grammar", type=pathlib.Path, default=ROOT / "assets" / "grammar.json")
     parser.add_argument("--steps", type=int, default=2500)
@@ -453,12 +460,12 @@ def parse_args():
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--max-seconds", type=float, default=140, help="give up training after this long")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args()
+    return parser
 
 
 def main():
     """Draws, trains, saves, checks."""
-    args, started = parse_args(), time.time()
+    args, started = make_parser(__doc__).parse_args(), time.time()
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(True)

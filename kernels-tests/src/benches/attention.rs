@@ -8,7 +8,7 @@ use flashwave::kernels::attention::{
 use flashwave::kernels::ceilings::Probe;
 use flashwave::{Capabilities, Context, Result, Tensor};
 
-use super::{Prepared, Row, Scale, random, sets};
+use super::{Mark, Measure, Prepared, Row, Scale, random, sets};
 
 /// One call: heads of `dim` channels, `queries` of them over `keys`.
 #[derive(Clone, Copy)]
@@ -207,7 +207,16 @@ fn row(caps: &Capabilities, p: Problem, tuning: Option<Tuning>) -> Row {
         None => Probe::Cooperative,
         Some(_) => Probe::F32,
     };
-    Row::compute("attention", work, ceiling, flops, prepare)
+    let mut row = Row::compute("attention", work, ceiling, flops, prepare);
+    if let (Mask::Full | Mask::Causal, Extra::None, None) = (mask, extra, tuning) {
+        row.marks.push(Mark {
+            figure: "attention-length",
+            series: format!("f16 d{dim} {mask}"),
+            x: keys as f64,
+            y: Measure::Throughput,
+        });
+    }
+    row
 }
 
 fn prepare(ctx: &Context, p: Problem, op: Attention, count: usize) -> Result<Prepared> {

@@ -9,11 +9,13 @@ pub mod elementwise;
 pub mod gemm;
 pub mod gemv;
 pub mod heater;
+pub mod hyena;
 pub mod model;
 pub mod norm;
 pub mod rope;
 pub mod select;
 pub mod softmax;
+pub mod sparse_attention;
 
 use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::ceilings::{Ceilings, Probe, Timer, time};
@@ -82,6 +84,12 @@ pub const BENCHES: &[Bench] = &[
         sweep: gemv::sweep,
     },
     Bench {
+        name: "hyena",
+        rows: hyena::rows,
+        // Its products are tuned by their own families.
+        sweep: hyena::rows,
+    },
+    Bench {
         name: "norm",
         rows: norm::rows,
         sweep: norm::sweep,
@@ -103,6 +111,12 @@ pub const BENCHES: &[Bench] = &[
         sweep: softmax::sweep,
     },
     Bench {
+        name: "sparse_attention",
+        rows: sparse_attention::rows,
+        // Tilings are those of attention.
+        sweep: sparse_attention::rows,
+    },
+    Bench {
         name: "model",
         rows: model::rows,
         sweep: model::sweep,
@@ -121,7 +135,31 @@ pub struct Row {
     pub bytes: f64,
     /// What bounds it.
     pub ceiling: Probe,
+    /// Where figures show it.
+    pub marks: Vec<Mark>,
     prepare: Box<Prepare>,
+}
+
+/// A point of a figure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mark {
+    /// Which figure: the name of its file.
+    pub figure: &'static str,
+    /// The line that it is on.
+    pub series: String,
+    /// Where it stands.
+    pub x: f64,
+    /// How high.
+    pub y: Measure,
+}
+
+/// What a figure shows of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Measure {
+    /// TFLOP/s.
+    Throughput,
+    /// How many times faster than the row of this work.
+    SpeedUp(String),
 }
 
 type Prepare = dyn Fn(&Context) -> Result<Prepared> + Send + Sync;
@@ -163,6 +201,7 @@ impl Row {
             flops: 0.0,
             bytes,
             ceiling: Probe::Read,
+            marks: Vec::new(),
             prepare: Box::new(prepare),
         }
     }
@@ -181,6 +220,7 @@ impl Row {
             flops,
             bytes: 0.0,
             ceiling,
+            marks: Vec::new(),
             prepare: Box::new(prepare),
         }
     }

@@ -29,6 +29,7 @@ fn shape(scale: Scale) -> LlamaConfig {
             layout: RopeLayout::HalfSplit,
             scaling: RopeScaling::None,
         },
+        attention: Vec::new(),
         tie_word_embeddings: false,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],

@@ -5,11 +5,14 @@ pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod hyena;
 pub mod norm;
 pub mod random;
 pub mod rope;
 pub mod select;
 pub mod softmax;
+pub mod spacetime;
+pub mod sparse_attention;
 
 use crate::{Case, Effort};
 use flashwave::{Capabilities, Launch};
@@ -53,6 +56,11 @@ pub const FAMILIES: &[Family] = &[
         launches: gemm::launches,
     },
     Family {
+        name: "hyena",
+        cases: hyena::cases,
+        launches: hyena::launches,
+    },
+    Family {
         name: "norm",
         cases: norm::cases,
         launches: norm::launches,
@@ -76,6 +84,16 @@ pub const FAMILIES: &[Family] = &[
         name: "softmax",
         cases: softmax::cases,
         launches: softmax::launches,
+    },
+    Family {
+        name: "spacetime",
+        cases: spacetime::cases,
+        launches: spacetime::launches,
+    },
+    Family {
+        name: "sparse_attention",
+        cases: sparse_attention::cases,
+        launches: sparse_attention::launches,
     },
 ];
 

@@ -5,6 +5,7 @@
 //! and spreads the keys over the device (flash-decoding), many the prefill kernel, which tiles both ways.
 
 mod alibi;
+mod blocks;
 mod decode;
 mod documents;
 mod mask;
@@ -24,6 +25,7 @@ use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
 pub use alibi::alibi_slopes;
+pub use blocks::Blocks;
 pub use documents::{Documents, Packing};
 pub use mask::{Band, Mask};
 use problem::Problem;
@@ -83,6 +85,8 @@ pub struct AttentionLayouts<'a> {
     pub slopes: Option<&'a Layout>,
     /// Of a learned sink a head.
     pub sink_logits: Option<&'a Layout>,
+    /// The blocks of keys to visit, if not all.
+    pub sparse: Option<Blocks<'a>>,
     /// The result.
     pub out: &'a Layout,
     /// Logarithms of the rows' sums.
@@ -108,6 +112,8 @@ pub struct AttentionArgs<'a> {
     pub slopes: Option<&'a Tensor>,
     /// Of a learned sink a head.
     pub sink_logits: Option<&'a Tensor>,
+    /// The blocks of keys to visit, if not all.
+    pub sparse: Option<Blocks<'a>>,
     /// The result.
     pub out: &'a Tensor,
     /// Logarithms of the rows' sums.
@@ -126,6 +132,7 @@ impl<'a> AttentionLayouts<'a> {
             documents: None,
             slopes: None,
             sink_logits: None,
+            sparse: None,
             out,
             lse: None,
         }
@@ -144,6 +151,7 @@ impl<'a> AttentionArgs<'a> {
             documents: None,
             slopes: None,
             sink_logits: None,
+            sparse: None,
             out,
             lse: None,
         }
@@ -160,6 +168,7 @@ impl<'a> AttentionArgs<'a> {
             documents: self.documents.map(Documents::packing),
             slopes: self.slopes.map(Tensor::layout),
             sink_logits: self.sink_logits.map(Tensor::layout),
+            sparse: self.sparse,
             out: self.out.layout(),
             lse: self.lse.map(Tensor::layout),
         }
@@ -188,6 +197,10 @@ impl AttentionPlan {
             0 => None,
             n => Some(pass.scratch(SCRATCH_SLOT, DType::F32, [n])?),
         };
+        let lists = match args.sparse {
+            None => None,
+            Some(blocks) => Some(blocks.layout().row_table(pass.context())?),
+        };
         let mut tensors = arrayvec::ArrayVec::<&Tensor, MAX_BINDINGS>::from_iter([
             args.q, args.k, args.v, args.out,
         ]);
@@ -198,6 +211,7 @@ impl AttentionPlan {
         tensors.extend(args.documents.map(Documents::table));
         tensors.extend(args.slopes);
         tensors.extend(args.sink_logits);
+        tensors.extend(&lists);
         pass.launch(&self.main, &tensors)?;
         if let (Some(combine), Some(partial)) = (&self.combine, &partial) {
             tensors.clear();
@@ -268,7 +282,10 @@ impl Attention {
             .tuning
             .unwrap_or_else(|| Tuning::new(caps, problem.head_dim, problem.v_dim));
         // The decode kernel binds one tensor more.
-        if problem.q_len <= tuning.decode_queries && problem.bindings() < most_bindings(caps) {
+        if problem.q_len <= tuning.decode_queries
+            && problem.bindings() < most_bindings(caps)
+            && problem.listed.is_none()
+        {
             problem.decode(caps, &tuning.decode)
         } else {
             problem.prefill(caps, &tuning.prefill)

@@ -1,5 +1,6 @@
 //! Plans the prefill kernel: many queries, tiled both ways.
 
+use super::blocks::Listed;
 use super::problem::{Problem, multiple_of};
 use super::{AttentionLayouts, AttentionPlan, PrefillTuning, most_bindings};
 use crate::capabilities::Capabilities;
@@ -12,6 +13,7 @@ impl Problem<'_> {
         caps: &Capabilities,
         tuning: &PrefillTuning,
     ) -> Result<AttentionPlan> {
+        let tuning = &self.listed.map_or(*tuning, |listed| listed.fit(*tuning));
         tuning.check(caps, self.v_dim)?;
         self.require_bindings(most_bindings(caps))?;
         let AttentionLayouts { q, k, v, out, .. } = self.layouts;
@@ -25,7 +27,19 @@ impl Problem<'_> {
             .with("DC", tuning.depth)
             .with("BV", tuning.value_keys);
         let queries = (tuning.query_threads * tuning.rows) as usize;
-        let grid = [self.q_len.div_ceil(queries), self.heads, self.batch];
+        let grid = match &self.listed {
+            None => [self.q_len.div_ceil(queries), self.heads, self.batch],
+            // Tiles and heads of a line, lines, heads of lists: shaders/lib/sparse.wgsl.
+            Some(Listed {
+                layout,
+                share,
+                lines,
+            }) => [
+                layout.block() / queries * share * self.batch,
+                lines.1,
+                layout.heads(),
+            ],
+        };
         Ok(AttentionPlan {
             main: Launch::new(caps, recipe, grid, &self.params(0, 1))?,
             combine: None,

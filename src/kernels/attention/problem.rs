@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::blocks::{Blocks, Listed, Sizes};
 use super::{Attention, AttentionLayouts, Band, MAX_HEAD_DIM, MAX_VALUE_DIM, Mask};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -59,6 +60,7 @@ pub(super) struct Problem<'a> {
     cap: f32,
     bias: Option<Broadcast>,
     mask: Option<Broadcast>,
+    pub(super) listed: Option<Listed<'a>>,
 }
 
 /// A bias or mask by its strides.
@@ -72,8 +74,23 @@ impl<'a> Problem<'a> {
     pub(super) fn new(operator: &Attention, layouts: &'a AttentionLayouts<'a>) -> Result<Self> {
         let &AttentionLayouts { q, k, v, out, .. } = layouts;
         let [batch, heads, q_len, head_dim] = four("q", q)?;
-        let [_, kv_heads, kv_len, _] = four("k", k)?;
+        let [_, k_heads, k_len, _] = four("k", k)?;
         let [.., v_dim] = four("v", v)?;
+        // The heads and lengths of tensors, or those that pages stand for.
+        let (kv_heads, kv_len, stored) = match layouts.sparse {
+            Some(Blocks::Pages { layout, keys }) => {
+                let Some(pages) = layout.pages() else {
+                    return Err(Error::argument(
+                        "sparse",
+                        format!("{layout:?}, for keys that are all there"),
+                        "for pages, a layout made by SparseLayout::resident",
+                    ));
+                };
+                let rows = pages.total_pages() * layout.block();
+                (pages.kv_heads(), keys, [1, 1, rows])
+            }
+            _ => (k_heads, k_len, [batch, k_heads, k_len]),
+        };
         four("out", out)?;
         for (name, dim, most) in [("q", head_dim, MAX_HEAD_DIM), ("v", v_dim, MAX_VALUE_DIM)] {
             if dim > most {
@@ -101,8 +118,9 @@ impl<'a> Problem<'a> {
                 ));
             }
         }
-        k.require_shape("k", &[batch, kv_heads, kv_len, head_dim])?;
-        v.require_shape("v", &[batch, kv_heads, kv_len, v_dim])?;
+        let [b, h, l] = stored;
+        k.require_shape("k", &[b, h, l, head_dim])?;
+        v.require_shape("v", &[b, h, l, v_dim])?;
         out.require_shape("out", &[batch, heads, q_len, v_dim])?;
         if let Some(lse) = layouts.lse {
             lse.require_dtype("lse", DType::F32)?;
@@ -131,6 +149,37 @@ impl<'a> Problem<'a> {
                 return Err(Error::argument(name, format!("{layout:?}"), "contiguous"));
             }
         }
+        let listed = match layouts.sparse {
+            None => None,
+            Some(_) if layouts.documents.is_some() => {
+                let allowed = "either of them in one call";
+                return Err(Error::argument("sparse", "beside documents", allowed));
+            }
+            Some(Blocks::Listed(layout)) if layout.pages().is_some() => {
+                let allowed = "for pages, Blocks::Pages";
+                return Err(Error::argument(
+                    "sparse",
+                    format!("{layout:?} with pages"),
+                    allowed,
+                ));
+            }
+            Some(Blocks::Pages { .. }) if batch != 1 => {
+                return Err(Error::argument(
+                    "q",
+                    format!("{batch} batches"),
+                    "1 with pages",
+                ));
+            }
+            Some(blocks) => {
+                let sizes = Sizes {
+                    heads,
+                    q_len,
+                    kv_len,
+                    band: operator.mask.band(),
+                };
+                Some(Listed::new(blocks.layout(), sizes)?)
+            }
+        };
         let (scale, cap) = score_factors(operator, head_dim)?;
         let full = [batch, heads, q_len, kv_len];
         let bias = match layouts.bias {
@@ -161,6 +210,7 @@ impl<'a> Problem<'a> {
             cap,
             bias,
             mask,
+            listed,
         })
     }
 
@@ -173,6 +223,7 @@ impl<'a> Problem<'a> {
             ("slopes", self.layouts.slopes.is_some()),
             ("sink_logits", self.layouts.sink_logits.is_some()),
             ("lse", self.layouts.lse.is_some()),
+            ("sparse", self.listed.is_some()),
         ];
         let there = optional.into_iter().filter(|(_, there)| *there);
         ["q", "k", "v", "out"]
@@ -199,7 +250,11 @@ impl<'a> Problem<'a> {
 
     pub(super) fn params(&self, split_keys: usize, splits: usize) -> Params {
         let AttentionLayouts { q, k, v, out, .. } = self.layouts;
-        let [q, k, v, out] = [q, k, v, out].map(|l| strides(l));
+        let [q, mut k, mut v, out] = [q, k, v, out].map(|l| strides(l));
+        if let Some(Blocks::Pages { .. }) = self.layouts.sparse {
+            // Pages are those of all heads.
+            (k.head, v.head) = (0, 0);
+        }
         let of = |b: &Option<Broadcast>| b.as_ref().map_or(Strides::default(), |b| b.strides);
         let by_key = |b: &Option<Broadcast>| b.as_ref().is_some_and(|b| b.by_key) as u32;
         Params {
@@ -230,7 +285,7 @@ impl<'a> Problem<'a> {
             Some(_) => "rows",
             None => self.mask_kind.variant(),
         };
-        Recipe::new(shader)
+        let recipe = Recipe::new(shader)
             .with("Q", q.dtype())
             .with("K", k.dtype())
             .with("V", v.dtype())
@@ -246,7 +301,14 @@ impl<'a> Problem<'a> {
             .with("SOFTCAP", u32::from(self.cap > 0.0))
             .with("SLOPES", u32::from(self.layouts.slopes.is_some()))
             .with("SINK", u32::from(self.layouts.sink_logits.is_some()))
-            .with("LSE", u32::from(self.layouts.lse.is_some()))
+            .with("LSE", u32::from(self.layouts.lse.is_some()));
+        match &self.listed {
+            None => recipe.with("TILES", "range"),
+            Some(listed) => recipe
+                .with("TILES", "listed")
+                .with("BLOCK", listed.layout.block() as u32)
+                .with("SHARE", listed.share as u32),
+        }
     }
 }
 

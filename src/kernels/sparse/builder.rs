@@ -140,7 +140,7 @@ impl Builder {
         if lists.entries.is_empty() {
             return Err(Error::argument("layout", "no block listed", "at least one"));
         }
-        Ok(SparseLayout::new(g, lists, pairs))
+        Ok(SparseLayout::new(g, lists, pairs, None))
     }
 }
 

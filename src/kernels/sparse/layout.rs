@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::builder::Builder;
 use super::geometry::{Causality, Geometry};
 use super::lists::{Entry, Lists};
+use super::residency::Residency;
 use crate::context::{Context, lock};
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -25,6 +26,8 @@ struct Inner {
     rows: Lists,
     /// Visible pairs in listed blocks, by head.
     pairs: Vec<u64>,
+    /// Where a cache that drops blocks keeps the others.
+    residency: Option<Residency>,
     devices: Mutex<Vec<(Context, Tables)>>,
 }
 
@@ -33,6 +36,7 @@ struct Inner {
 struct Tables {
     rows: Option<Tensor>,
     columns: Option<Tensor>,
+    pages: Option<Tensor>,
 }
 
 impl SparseLayout {
@@ -41,11 +45,17 @@ impl SparseLayout {
         Builder::new(heads, queries, keys)
     }
 
-    pub(super) fn new(geometry: Geometry, rows: Lists, pairs: Vec<u64>) -> Self {
+    pub(super) fn new(
+        geometry: Geometry,
+        rows: Lists,
+        pairs: Vec<u64>,
+        residency: Option<Residency>,
+    ) -> Self {
         let inner = Inner {
             geometry,
             rows,
             pairs,
+            residency,
             devices: Mutex::default(),
         };
         Self {
@@ -57,8 +67,23 @@ impl SparseLayout {
         &self.inner.geometry
     }
 
+    /// Visible pairs in a head's listed blocks.
+    pub(super) fn pairs_of(&self, head: usize) -> u64 {
+        self.inner.pairs.get(head).copied().unwrap_or(0)
+    }
+
+    /// The cache that the layout is for, if it is one that drops blocks.
+    pub fn pages(&self) -> Option<&Residency> {
+        self.inner.residency.as_ref()
+    }
+
     pub(super) fn lists(&self) -> &Lists {
         &self.inner.rows
+    }
+
+    /// Whether both are clones of one layout.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Heads with lists of their own.
@@ -139,8 +164,7 @@ impl SparseLayout {
 
     /// The same of one head; zero for a head that there is not.
     pub fn head_density(&self, head: usize) -> f64 {
-        let pairs = self.inner.pairs.get(head).copied().unwrap_or(0);
-        pairs as f64 / self.geometry().all_pairs() as f64
+        self.pairs_of(head) as f64 / self.geometry().all_pairs() as f64
     }
 
     /// The first block, by (block of queries, block of keys), that is visible and that no head meets; `None` if the heads
@@ -166,17 +190,21 @@ impl SparseLayout {
     }
 
     /// Keys less queries.
-    pub(super) fn shift(&self) -> i32 {
+    pub(crate) fn shift(&self) -> i32 {
         self.keys() as i32 - self.queries() as i32
     }
 
     /// The lists of the blocks of queries, for kernels (shaders/lib/sparse.wgsl): u32, made at the first call for a device.
     pub fn row_table(&self, ctx: &Context) -> Result<Tensor> {
-        self.table(
-            ctx,
-            |t| &mut t.rows,
-            || self.lists().encode(self.shift(), |_, block| block),
-        )
+        let encode = || match self.pages() {
+            Some(pages) => {
+                let group = self.heads() / pages.kv_heads();
+                let page = |head: usize, block: u32| pages.page(head / group, block as usize);
+                self.lists().encode(self.shift(), page)
+            }
+            None => self.lists().encode(self.shift(), |_, block| block),
+        };
+        self.table(ctx, |t| &mut t.rows, encode)
     }
 
     /// The lists of the blocks of keys: which blocks of queries meet each, for the backward pass. As [`row_table`](Self::row_table).
@@ -186,6 +214,13 @@ impl SparseLayout {
             columns.encode(self.shift(), |_, block| block)
         };
         self.table(ctx, |t| &mut t.columns, encode)
+    }
+
+    /// Where the blocks of each key head lie, `[kv_heads, blocks of keys]`, for who writes keys; as
+    /// [`row_table`](Self::row_table). Zeros for a layout without pages.
+    pub fn page_table(&self, ctx: &Context) -> Result<Tensor> {
+        let encode = || self.pages().map_or(vec![0], |pages| pages.pages().to_vec());
+        self.table(ctx, |t| &mut t.pages, encode)
     }
 
     fn table(

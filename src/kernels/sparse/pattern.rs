@@ -76,10 +76,21 @@ impl Pattern {
     /// before, so that layers cover together what the heads of one cannot. Other patterns are alike in every layer.
     pub fn for_layer(&self, layer: usize, heads: usize) -> Self {
         let mut pattern = self.clone();
-        if let Self::S2 { offset, .. } = &mut pattern {
+        if let Self::S2 {
+            offset, strides, ..
+        } = &mut pattern
+        {
             *offset += layer * heads;
+            if let [stride] = strides[..] {
+                *offset %= stride.max(1);
+            }
         }
         pattern
+    }
+
+    /// Whether all heads have the same blocks, so that one list serves them.
+    pub fn is_alike(&self) -> bool {
+        !matches!(self, Self::S2 { .. } | Self::BigBird { random: 1.., .. })
     }
 
     pub(super) fn check(&self) -> Result<()> {

@@ -79,6 +79,11 @@ impl Residency {
         }
     }
 
+    /// Key heads.
+    pub fn kv_heads(&self) -> usize {
+        self.kv_heads
+    }
+
     /// Pages of all key heads: what a cache allocates.
     pub fn total_pages(&self) -> usize {
         self.total
@@ -127,26 +132,28 @@ impl SparseLayout {
         Residency::new(self, kv_heads, chunk)
     }
 
-    /// The words of [`row_table`](Self::row_table) with the pages of a cache, for at least as many list heads as key heads.
-    pub fn paged_words(&self, residency: &Residency) -> Vec<u32> {
-        let (heads, kv_heads) = (self.heads(), residency.kv_heads);
-        let rows = self.lists();
-        if heads >= kv_heads {
-            let group = heads / kv_heads;
-            return rows.encode(0, |head, block| {
-                residency.page(head / group, block as usize)
-            });
-        }
+    /// The layout for such a cache: the same blocks, with the pages where its keys and values lie, and as many heads as
+    /// there are key heads or more. Errors as [`residency`](Self::residency).
+    pub fn resident(&self, kv_heads: usize, chunk: usize) -> Result<SparseLayout> {
+        let residency = self.residency(kv_heads, chunk)?;
+        let (rows, mut geometry) = (self.lists(), *self.geometry());
+        let repeats = (kv_heads / self.heads()).max(1);
+        geometry.heads = self.heads() * repeats;
         let mut repeated = Lists::new(rows.lines);
-        for kv_head in 0..kv_heads {
-            let head = kv_head / (kv_heads / heads);
+        let mut pairs = Vec::with_capacity(geometry.heads);
+        for head in (0..self.heads()).flat_map(|h| std::iter::repeat_n(h, repeats)) {
             for line in 0..rows.lines {
-                let line = rows.line(head * rows.lines + line);
-                repeated.entries.extend(line);
+                repeated.entries.extend(rows.line(head * rows.lines + line));
                 repeated.close_line();
             }
+            pairs.push(self.pairs_of(head));
         }
-        repeated.encode(0, |head, block| residency.page(head, block as usize))
+        Ok(SparseLayout::new(
+            geometry,
+            repeated,
+            pairs,
+            Some(residency),
+        ))
     }
 }
 

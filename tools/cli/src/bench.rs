@@ -13,7 +13,9 @@ use kernels_tests::benches::heater::Heater;
 use kernels_tests::benches::{BENCHES, Measurement, Row, Scale, measure, model};
 use serde::Serialize;
 
+use crate::decode_cost;
 use crate::device::{DeviceArgs, checks_name, heading};
+use crate::plot::Figures;
 use crate::units::rate;
 
 /// Work ahead of every timed row, so that the card's clocks are up.
@@ -39,6 +41,9 @@ pub struct BenchArgs {
     /// Append the rows to this CSV file (benches/record/<device>/<date>.csv)
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Draw the rows that figures show into this folder, as SVG; of the family hyena what tokens cost along a text
+    #[arg(long, value_name = "FOLDER")]
+    plot: Option<PathBuf>,
 }
 
 /// A timed row.
@@ -100,6 +105,7 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
     let repeats = if args.quick { 5 } else { 15 };
     let mut lines: Vec<Line> = Vec::new();
     let mut failed = 0;
+    let mut figures = Figures::default();
     for row in &rows {
         let line = match time(&ctx, row, repeats, &ceilings, &heater) {
             Ok(line) => line,
@@ -119,10 +125,20 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
         if let Some(file) = &mut record {
             write_record(file, &ctx, &line)?;
         }
+        figures.add(row, line.us);
         lines.push(line);
+    }
+    if let Some(folder) = &args.plot {
+        for path in figures.draw(folder, &ctx.capabilities().name)? {
+            writeln!(std::io::stderr(), "drawn: {}", path.display())?;
+        }
     }
     if "model".contains(filter) && part.is_empty() && !args.sweep {
         host_cost(&mut out, &ctx, args.json)?;
+    }
+    if let (Some(folder), "hyena") = (&args.plot, filter) {
+        let file = folder.join("hyena_decode.svg");
+        decode_cost::run(&mut out, &ctx, &ceilings, &file)?;
     }
     if args.sweep {
         best(&mut out, &lines, args.json)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use flashwave::loader::{TokenStream, Tokenizer, Weights};
-use flashwave::model::{Llama, LlamaOptions, Sampling, embedded};
+use flashwave::model::{Generation, LlamaOptions, Model, Sampling, embedded};
 use flashwave::{Context, DType, Error};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -51,7 +51,7 @@ pub struct Generate {
     /// Element type of the weights on the device: f32, f16, bf16; as stored if absent.
     #[arg(long, value_parser = dtype)]
     dtype: Option<DType>,
-    /// Element type of the KV cache: f32, f16, bf16.
+    /// Element type of the KV cache: f32, f16, bf16; for models with attention.
     #[arg(long, value_parser = dtype)]
     kv_dtype: Option<DType>,
     /// Go on after the model's end-of-text token.
@@ -87,7 +87,7 @@ impl Generate {
         let mut first = None;
         let mut ids = Vec::new();
         let mut session = model.session(capacity)?;
-        let mut generation = session.generate(&prompt, &sampling)?;
+        let mut generation = Generation::of(&mut *session, &prompt, &sampling)?;
         if self.ignore_eos {
             generation = generation.ignore_eos();
         }
@@ -99,7 +99,7 @@ impl Generate {
             let token = token?;
             first.get_or_insert_with(|| started.elapsed());
             ids.push(token);
-            if !weights.config().eos_token_ids.contains(&token) {
+            if !weights.config().eos_token_ids().contains(&token) {
                 printer.push(token)?;
             }
         }
@@ -132,7 +132,7 @@ impl Generate {
 
     /// Tokens that the KV cache needs room for.
     fn capacity(&self, weights: &Weights, prompt: usize) -> Result<usize> {
-        let most = weights.config().max_positions;
+        let most = weights.config().max_positions();
         match prompt.saturating_add(self.max_tokens) {
             all if all <= most && self.max_tokens > 0 => Ok(all),
             _ => bail!(
@@ -143,10 +143,11 @@ impl Generate {
         }
     }
 
-    fn load(&self, ctx: &Context, weights: &Weights) -> Result<Llama> {
+    fn load(&self, ctx: &Context, weights: &Weights) -> Result<Model> {
         let options = LlamaOptions {
             weights: self.dtype,
             kv: self.kv_dtype,
+            ..LlamaOptions::default()
         };
         let bar = if std::io::stderr().is_terminal() {
             ProgressBar::no_length()
@@ -156,7 +157,7 @@ impl Generate {
         bar.set_style(ProgressStyle::with_template(
             "loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}",
         )?);
-        let model = Llama::load_with(ctx, weights, options, &mut |p| {
+        let model = Model::load_with(ctx, weights, options, &mut |p| {
             bar.set_length(p.total);
             bar.set_position(p.done);
             bar.set_message(p.tensor.to_string());
@@ -167,7 +168,7 @@ impl Generate {
 
     /// The prompt's tokens, BOS first where the model has one.
     fn prompt_ids(&self, weights: &Weights) -> Result<Vec<u32>> {
-        let mut ids: Vec<u32> = weights.config().bos_token_id.into_iter().collect();
+        let mut ids: Vec<u32> = weights.config().bos_token_id().into_iter().collect();
         if !self.prompt_ids.is_empty() {
             ids.extend(&self.prompt_ids);
         } else if !self.prompt.is_empty() {

@@ -3,10 +3,12 @@
 
 mod bench;
 mod ceilings;
+mod decode_cost;
 mod device;
 mod devices;
 mod generate;
 mod picture;
+mod plot;
 mod run;
 mod sparsity;
 mod units;

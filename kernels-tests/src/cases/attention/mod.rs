@@ -393,12 +393,12 @@ impl Setup {
 /// A softcap's tanh is 1 - 2 / (e + 1) with e = exp2(x), x = 2.885 |s / cap|, granted 3 + 2x ulp: off by 2 / (e + 1)
 /// times e / (e + 1) (3 + 2x) + 2.5 ulp, which is at most 3.5 ulp (at the polynomial's end, |s / cap| = 0.625). Times
 /// cap it is the absolute error of a score, and that the relative one of its weight.
-fn out_slack(kv_len: usize) -> Ulps {
+pub(super) fn out_slack(kv_len: usize) -> Ulps {
     Ulps(2.0 * (3.0 + 2.0 * (kv_len as f64).log2() + 2.5))
 }
 
 /// The sum's relative error as above is the logarithm's absolute one; log2 has 2^-21 near 1 or 3 ulp.
-fn lse_slack(kv_len: usize) -> Ulps {
+pub(super) fn lse_slack(kv_len: usize) -> Ulps {
     Ulps(2.0 * (3.0 + 2.0 * (kv_len as f64).log2()) + 8.0)
 }
 

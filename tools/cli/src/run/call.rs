@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use flashwave::kernels::attention::Mask;
+use flashwave::kernels::sparse::Pattern;
 use flashwave::{Context, DType, Tensor};
 use safetensors::Dtype;
 
@@ -113,7 +114,7 @@ impl<'a> Call<'a> {
     /// The value of a parameter: as set, or its default; `None` where the kernel derives it.
     fn value(&self, name: &str) -> Result<Option<Value>> {
         if let Some(value) = self.sets.get(name) {
-            return Ok(Some(*value));
+            return Ok(Some(value.clone()));
         }
         let param = self.entry.params.iter().find(|p| p.name == name);
         let param = param.ok_or_else(|| anyhow!("{} has no parameter {name}", self.entry.name))?;
@@ -138,6 +139,15 @@ impl<'a> Call<'a> {
             Some(Value::Mask(mask)) => Ok(Some(mask)),
             None => Ok(None),
             Some(other) => bail!("{name}: {other:?} is no mask"),
+        }
+    }
+
+    /// A pattern of block-sparse attention; `None` where it is not set and derived.
+    pub fn pattern(&self, name: &str) -> Result<Option<Pattern>> {
+        match self.value(name)? {
+            Some(Value::Pattern(pattern)) => Ok(Some(pattern)),
+            None => Ok(None),
+            Some(other) => bail!("{name}: {other:?} is no pattern"),
         }
     }
 

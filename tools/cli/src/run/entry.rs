@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 use flashwave::DType;
 use flashwave::kernels::attention::Mask;
+use flashwave::kernels::sparse::Pattern;
 use safetensors::Dtype;
 
 use super::call::Call;
@@ -75,6 +76,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Which keys a query of attention sees.
     Mask,
+    /// Which blocks of keys a block of queries meets.
+    Pattern,
 }
 
 /// What a parameter is if not set.
@@ -87,7 +90,7 @@ pub enum Default {
 }
 
 /// A parsed value.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Of [`Kind::Number`].
     Number(f64),
@@ -97,6 +100,8 @@ pub enum Value {
     Choice(&'static str),
     /// Of [`Kind::Mask`].
     Mask(Mask),
+    /// Of [`Kind::Pattern`].
+    Pattern(Pattern),
 }
 
 impl Kind {
@@ -107,6 +112,9 @@ impl Kind {
             Self::Count => "<count>".into(),
             Self::Choice(choices) => choices.join("|"),
             Self::Mask => "full|causal|window:left=N,right=N,sinks=N|prefix:N".into(),
+            Self::Pattern => {
+                "s2:stride=N,window=N|longgen:..|bigbird:..|dilated:..|banded:..|dense".into()
+            }
         }
     }
 }
@@ -138,6 +146,7 @@ impl Param {
                 None => bail!("{name}: {text}; allowed: {}", choices.join(", ")),
             },
             Kind::Mask => Ok(Value::Mask(text.parse()?)),
+            Kind::Pattern => Ok(Value::Pattern(text.parse()?)),
         }
     }
 }

@@ -11,6 +11,7 @@ mod entry;
 mod files;
 mod norm;
 mod rows;
+mod sparse_attention;
 mod tokens;
 
 use std::io::{Write, stdout};
@@ -52,6 +53,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         rows::ENTRIES,
         tokens::ENTRIES,
         attention::ENTRIES,
+        sparse_attention::ENTRIES,
     ]
     .into_iter()
     .flatten()

@@ -55,6 +55,21 @@ fn the_embedded_model_is_the_default_and_ids_are_the_last_line() {
 }
 
 #[test]
+fn a_hyena_generates_as_a_llama_does() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/hyena-model");
+    let run = &json(&folder.join("expected.json"))["from_prompts"][1];
+    let (prompt, ids) = (run["prompt"].as_str().expect("text"), line(&run["ids"]));
+    let model = folder.to_string_lossy();
+    let own = ["generate", "--model", &model, "--prompt", prompt];
+    let text = succeed(&[&own[..], &["--max-tokens", "16", "--ids"]].concat());
+    let last = text.lines().last().unwrap_or_default();
+    assert_eq!(last.split(' ').count(), 16, "{text}");
+    assert!(ids.starts_with(last), "{text}\n{ids}");
+    let error = fail(&[&own[..], &["--kv-dtype", "f16"]].concat());
+    assert!(error.contains("kv dtype: f16"), "{error}");
+}
+
+#[test]
 fn every_format_gives_the_expected_ids() {
     let Some(weights) = weights_folder("every_format_gives_the_expected_ids") else {
         return;

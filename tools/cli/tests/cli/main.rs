@@ -7,4 +7,5 @@ mod elementwise;
 mod generate;
 mod program;
 mod rows;
+mod sparse_attention;
 mod tokens;

@@ -42,3 +42,24 @@ fn decoding_takes_the_same_memory_however_many_keys() {
     });
     assert_eq!(taken[0], taken[1]);
 }
+
+/// Sums have one owner and one order.
+#[test]
+fn gradients_are_the_same_every_time() {
+    let ctx = Context::new().expect("an adapter");
+    let q = filled(&ctx, [1, 4, 90, 16], |i| (i as f32).sin());
+    let k = filled(&ctx, [1, 2, 110, 16], |i| (i as f32 * 0.7).cos());
+    let v = filled(&ctx, [1, 2, 110, 16], |i| (i as f32 * 1.3).sin());
+    let dout = filled(&ctx, [1, 4, 90, 16], |i| (i as f32 * 0.3).cos());
+    let attention = Attention::new(Mask::Causal);
+    let [out, lse] = attention.forward_with_lse(&q, &k, &v).expect("runs");
+    let gradients = || {
+        let g = attention
+            .backward([&q, &k, &v], [&out, &lse], &dout)
+            .expect("runs");
+        [g.dq, g.dk, g.dv].map(|t| t.to_vec::<f32>().expect("reads"))
+    };
+    let first = gradients();
+    assert!(first.iter().flatten().all(|x| x.is_finite()));
+    assert_eq!(gradients(), first);
+}

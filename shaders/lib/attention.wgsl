@@ -12,7 +12,7 @@ the query's position p and the key's j) and an additive mask in this order, as F
 start with it.
 #>
 #import "lib/tensor.wgsl" as t
-#macro params()
+#macro params(gradients=0)
 struct Params {
     q_offset: u32,
     q_batch: u32,
@@ -60,6 +60,22 @@ struct Params {
     // Keys of one workgroup of the decode kernel.
     split_keys: u32,
     splits: u32,
+    #if gradients
+    dq_offset: u32,
+    dq_batch: u32,
+    dq_head: u32,
+    dq_row: u32,
+    dk_offset: u32,
+    dk_batch: u32,
+    dk_head: u32,
+    dk_row: u32,
+    dv_offset: u32,
+    dv_batch: u32,
+    dv_head: u32,
+    dv_row: u32,
+    // The scale, as dq and dk have it. `out` above is the output's gradient.
+    gradient_scale: f32,
+    #endif
 }
 #endmacro
 
@@ -223,6 +239,12 @@ fn tanh4(x: vec4<f32>) -> vec4<f32> {
     let high = 1.0 - 2.0 / (exp2(a * (2.0 * LOG2E)) + 1.0);
     return sign(x) * select(high, low, a < vec4<f32>(0.625));
 }
+
+// The derivative of the softcap for four dot products.
+fn softcap_slope(dots: vec4<f32>) -> vec4<f32> {
+    let bent = tanh4(dots * p.scale);
+    return 1.0 - bent * bent;
+}
 #endif
 
 // The weights of keys with scores `s` under a maximum of LOWEST or more.
@@ -238,5 +260,45 @@ fn log_sum(m: f32, l: f32) -> f32 {
     var minus_infinity = 0xff800000u;
     if l == 0.0 { return bitcast<f32>(minus_infinity); }
     return (m + log2(l)) * LN2;
+}
+#endmacro
+
+<# For kernels that hold keys and walk over queries. #>
+#macro inverse(seen)
+// The queries that see any of the keys first .. last: x <= query < y.
+fn seeing(first: u32, last: u32) -> vec2<u32> {
+    #if seen == "full"
+    return vec2<u32>(0u, p.q_len);
+    #elif seen == "rows"
+    // Neither end of what rows see moves back: halving finds the first row that sees beyond the first key, and the
+    // first whose keys begin after the last.
+    var low = 0u;
+    var high = p.q_len;
+    while low < high {
+        let middle = (low + high) / 2u;
+        if seen_by(middle).end > first { high = middle; } else { low = middle + 1u; }
+    }
+    let begin = low;
+    high = p.q_len;
+    while low < high {
+        let middle = (low + high) / 2u;
+        let seen = seen_by(middle);
+        if select(seen.begin, seen.first, first < seen.sinks) > last { high = middle; } else { low = middle + 1u; }
+    }
+    return vec2<u32>(begin, low);
+    #else
+    let queries = i32(p.q_len);
+    // The queries that stand at the first key and at the last.
+    let a = i32(first) - (i32(p.kv_len) - queries);
+    let b = i32(last) - (i32(p.kv_len) - queries);
+    #if seen == "causal"
+    return vec2<u32>(u32(clamp(a, 0, queries)), p.q_len);
+    #else
+    return vec2<u32>(
+        select(u32(clamp(a - i32(p.right), 0, queries)), 0u, first < p.prefix),
+        select(u32(clamp(b + i32(p.left) + 1, 0, queries)), p.q_len, first < p.sinks),
+    );
+    #endif
+    #endif
 }
 #endmacro

@@ -43,7 +43,7 @@ pub struct Modifiers<'a> {
 
 impl Problem<'_> {
     /// Keys of the sequence that query `i` belongs to, and the key that it stands at.
-    fn sequence(&self, i: usize) -> (std::ops::Range<usize>, i64) {
+    pub(super) fn sequence(&self, i: usize) -> (std::ops::Range<usize>, i64) {
         let one = || [0..self.q_len, 0..self.kv_len];
         let [q, k] = match self.modifiers.documents {
             Some(packing) => packing
@@ -54,6 +54,19 @@ impl Problem<'_> {
         };
         let position = (i + k.end) as i64 - q.end as i64;
         (k, position)
+    }
+
+    /// The score of a dot product in head `h` of a query and a key `distance` before it, before any bias.
+    pub(super) fn score<R: Real>(&self, dot: R, h: usize, distance: i64) -> R {
+        let mut score = dot * R::of(self.scale.into());
+        if let Some(cap) = self.modifiers.softcap {
+            let cap = R::of(cap.into());
+            score = (score / cap).tanh() * cap;
+        }
+        match self.modifiers.slopes {
+            Some(slopes) => score - R::of(slopes[h].into()) * R::of(distance.abs() as f64),
+            None => score,
+        }
     }
 }
 
@@ -79,14 +92,7 @@ pub fn attention<R: Real>(
     } = problem;
     let group = heads / problem.kv_heads;
     let band = problem.mask.band();
-    let Modifiers {
-        softcap,
-        slopes,
-        sink_logits,
-        ..
-    } = problem.modifiers;
-    let softcap = softcap.map(|cap| R::of(cap.into()));
-    let slope = |h: usize| slopes.map(|s| R::of(s[h].into()));
+    let sink_logits = problem.modifiers.sink_logits;
     let sink = |h: usize| sink_logits.map(|s| R::of(s[h].into()));
     let (mut out, mut lse) = (Vec::new(), Vec::new());
     for b in 0..problem.batch {
@@ -101,13 +107,7 @@ pub fn attention<R: Real>(
                 let score = |j: usize| -> Option<R> {
                     let key = &k[(kv + j) * head_dim..][..head_dim];
                     let dot: R = row.iter().zip(key).map(|(&a, &b)| a * b).sum();
-                    let mut score = dot * R::of(problem.scale.into());
-                    if let Some(cap) = softcap {
-                        score = (score / cap).tanh() * cap;
-                    }
-                    if let Some(slope) = slope(h) {
-                        score = score - slope * R::of((position - j as i64).abs() as f64);
-                    }
+                    let score = problem.score(dot, h, position - j as i64);
                     Some(score + bias([b, h, i, j])?)
                 };
                 let scores: Vec<(usize, R)> = keys

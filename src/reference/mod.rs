@@ -5,9 +5,12 @@
 //! tiling, no reordering.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
+pub mod fft;
+pub mod fftconv;
 pub mod gemm;
 pub mod hyena;
 pub mod llama;

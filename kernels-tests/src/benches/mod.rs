@@ -5,7 +5,9 @@
 //! for none to be found in a cache, and a closure that records one run over one of the sets.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod elementwise;
+pub mod fftconv;
 pub mod gemm;
 pub mod gemv;
 pub mod heater;
@@ -69,9 +71,19 @@ pub const BENCHES: &[Bench] = &[
         sweep: attention::sweep,
     },
     Bench {
+        name: "attention_backward",
+        rows: attention_backward::rows,
+        sweep: attention_backward::sweep,
+    },
+    Bench {
         name: "elementwise",
         rows: elementwise::rows,
         sweep: elementwise::sweep,
+    },
+    Bench {
+        name: "fftconv",
+        rows: fftconv::rows,
+        sweep: fftconv::sweep,
     },
     Bench {
         name: "gemm",

@@ -1,9 +1,12 @@
 //! The cases, a module for every module of `flashwave::kernels`.
 
 pub mod attention;
+pub mod attention_backward;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
+pub mod fft;
+pub mod fftconv;
 pub mod gemm;
 pub mod hyena;
 pub mod norm;
@@ -36,6 +39,11 @@ pub const FAMILIES: &[Family] = &[
         launches: attention::launches,
     },
     Family {
+        name: "attention_backward",
+        cases: attention_backward::cases,
+        launches: attention_backward::launches,
+    },
+    Family {
         name: "ceilings",
         cases: ceilings::cases,
         launches: ceilings::launches,
@@ -49,6 +57,16 @@ pub const FAMILIES: &[Family] = &[
         name: "embedding",
         cases: embedding::cases,
         launches: embedding::launches,
+    },
+    Family {
+        name: "fft",
+        cases: fft::cases,
+        launches: fft::launches,
+    },
+    Family {
+        name: "fftconv",
+        cases: fftconv::cases,
+        launches: fftconv::launches,
     },
     Family {
         name: "gemm",

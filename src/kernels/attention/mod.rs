@@ -5,6 +5,8 @@
 //! and spreads the keys over the device (flash-decoding), many the prefill kernel, which tiles both ways.
 
 mod alibi;
+mod backward;
+mod backward_tuning;
 mod blocks;
 mod decode;
 mod documents;
@@ -25,6 +27,11 @@ use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
 pub use alibi::alibi_slopes;
+pub use backward::{
+    AttentionBackward, BackwardArgs, BackwardLayouts, BackwardPlan, Gradient, Gradients,
+    MAX_BACKWARD_DIM,
+};
+pub use backward_tuning::{BackwardTuning, GradientTuning};
 pub use blocks::Blocks;
 pub use documents::{Documents, Packing};
 pub use mask::{Band, Mask};

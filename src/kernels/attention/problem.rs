@@ -336,7 +336,7 @@ fn score_factors(operator: &Attention, head_dim: usize) -> Result<(f32, f32)> {
     Ok((inner, (f64::from(softcap) * log2_e) as f32))
 }
 
-fn four(name: &str, layout: &Layout) -> Result<[usize; 4]> {
+pub(super) fn four(name: &str, layout: &Layout) -> Result<[usize; 4]> {
     layout.require_float(name)?;
     let (&[a, b, c, d], &[.., stride]) = (layout.shape(), layout.strides()) else {
         return Err(Error::argument(
@@ -363,7 +363,7 @@ pub(super) fn multiple_of(layout: &Layout, n: usize) -> bool {
         && (0..3).all(|d| shape[d] == 1 || strides[d].is_multiple_of(n))
 }
 
-fn strides(layout: &Layout) -> Strides {
+pub(super) fn strides(layout: &Layout) -> Strides {
     let s = layout.strides();
     Strides {
         offset: layout.offset() as u32,

@@ -42,7 +42,7 @@ enum Sizes {
 }
 
 /// Which of batch, heads, queries and keys a bias or mask has a dimension for.
-type Dims = [bool; 4];
+pub(super) type Dims = [bool; 4];
 
 /// What stands in a bias or mask.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -352,7 +352,10 @@ impl Setup {
         let (naive, naive_lse) = attention(p, &q, &k, &v, added);
         let naive: Vec<f32> = naive.iter().map(|&x| round(x, to)).collect();
         let values = match self.place {
-            Storage::Fused => heads_first(&out.transpose(1, 2)?.to_f32_vec()?, p),
+            Storage::Fused => {
+                let values = out.transpose(1, 2)?.to_f32_vec()?;
+                heads_first(&values, [p.heads, p.q_len, p.v_dim])
+            }
             Storage::Turned => {
                 let [b, h, l, d] = [p.batch, p.heads, p.q_len, p.v_dim];
                 batch_first(&out.transpose(0, 2)?.to_f32_vec()?, [l, h, b, d])
@@ -402,20 +405,20 @@ pub(super) fn lse_slack(kv_len: usize) -> Ulps {
     Ulps(2.0 * (3.0 + 2.0 * (kv_len as f64).log2()) + 8.0)
 }
 
-fn count(shape: [usize; 4]) -> usize {
+pub(super) fn count(shape: [usize; 4]) -> usize {
     shape.iter().product()
 }
 
-fn kept(full: [usize; 4], dims: Dims) -> [usize; 4] {
+pub(super) fn kept(full: [usize; 4], dims: Dims) -> [usize; 4] {
     std::array::from_fn(|d| if dims[d] { full[d] } else { 1 })
 }
 
-fn at(shape: [usize; 4], place: Place) -> usize {
+pub(super) fn at(shape: [usize; 4], place: Place) -> usize {
     (0..4).fold(0, |at, d| at * shape[d] + place[d] % shape[d])
 }
 
 /// q, k and v as views of one tensor [batch, length, (heads + 2 kv_heads) * channels].
-fn fused(
+pub(super) fn fused(
     ctx: &Context,
     p: &Problem<'_>,
     dtype: DType,
@@ -488,13 +491,12 @@ fn batch_first(values: &[f32], [a, b, c, d]: [usize; 4]) -> Vec<f32> {
 }
 
 /// [batch, length, heads, channels] as [batch, heads, length, channels].
-fn heads_first(values: &[f32], p: &Problem<'_>) -> Vec<f32> {
+pub(super) fn heads_first(values: &[f32], [heads, length, channels]: [usize; 3]) -> Vec<f32> {
     let mut turned = Vec::with_capacity(values.len());
-    for b in 0..p.batch {
-        for h in 0..p.heads {
-            for i in 0..p.q_len {
-                let from = ((b * p.q_len + i) * p.heads + h) * p.v_dim;
-                turned.extend_from_slice(&values[from..from + p.v_dim]);
+    for sequence in values.chunks(length * heads * channels) {
+        for h in 0..heads {
+            for i in 0..length {
+                turned.extend_from_slice(&sequence[(i * heads + h) * channels..][..channels]);
             }
         }
     }

@@ -10,6 +10,71 @@ use super::entry::{
     DTYPE, Default, Entry, IDS, Input, Kind, Need, Output, Param, float, optional, optional_f32,
 };
 
+/// Added to scores.
+pub(super) const BIAS: Input = optional(
+    "bias",
+    "broadcastable to [batch, heads, length, kv_length], added to the scaled scores",
+);
+
+/// Hides keys.
+pub(super) const MASK: Input = Input {
+    name: "mask",
+    dtypes: &[Dtype::BOOL],
+    shape: "of the same form; false hides a key",
+    need: Need::Optional,
+};
+
+/// Where packed queries end.
+pub(super) const CU_Q: Input = ends(
+    "cu_q",
+    "[documents + 1], cumulative lengths of packed sequences along length",
+);
+
+/// Where packed keys end.
+pub(super) const CU_K: Input = ends("cu_k", "[documents + 1], the same along kv_length");
+
+/// Of ALiBi.
+pub(super) const SLOPES: Input = optional_f32("slopes", "[heads], ALiBi's");
+
+/// Of a learned sink.
+pub(super) const SINK_LOGITS: Input = optional_f32(
+    "sink_logits",
+    "[heads], scores of a key that all see, of value zero",
+);
+
+/// Which keys a query sees.
+pub(super) const MASK_KIND: Param = Param {
+    name: "mask",
+    kind: Kind::Mask,
+    default: Default::Value("full"),
+    about: "which keys a query sees; the last query stands at the last key. window: left before its own, right \
+            after it, and the first sinks ones; prefix: the first ones and those before",
+};
+
+/// Bends scores.
+pub(super) const SOFTCAP: Param = Param {
+    name: "softcap",
+    kind: Kind::Number,
+    default: Default::Derived("none"),
+    about: "scores become softcap tanh(score / softcap)",
+};
+
+/// ALiBi's usual slopes.
+pub(super) const ALIBI: Param = Param {
+    name: "alibi",
+    kind: Kind::Number,
+    default: Default::Derived("none"),
+    about: "max_bias of ALiBi's usual slopes, 8 in the paper; or give the input slopes",
+};
+
+/// The factor of the dot products.
+pub(super) const SCALE: Param = Param {
+    name: "scale",
+    kind: Kind::Number,
+    default: Default::Derived("1 / sqrt(dim)"),
+    about: "multiplies q k^T",
+};
+
 /// The kernels.
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "attention",
@@ -18,53 +83,18 @@ pub const ENTRIES: &[Entry] = &[Entry {
         float("q", "[batch, heads, length, dim]"),
         float("k", "[batch, kv_heads, kv_length, dim]"),
         float("v", "[batch, kv_heads, kv_length, v_dim]"),
-        optional(
-            "bias",
-            "broadcastable to [batch, heads, length, kv_length], added to the scaled scores",
-        ),
-        Input {
-            name: "mask",
-            dtypes: &[Dtype::BOOL],
-            shape: "of the same form; false hides a key",
-            need: Need::Optional,
-        },
-        ends(
-            "cu_q",
-            "[documents + 1], cumulative lengths of packed sequences along length",
-        ),
-        ends("cu_k", "[documents + 1], the same along kv_length"),
-        optional_f32("slopes", "[heads], ALiBi's"),
-        optional_f32(
-            "sink_logits",
-            "[heads], scores of a key that all see, of value zero",
-        ),
+        BIAS,
+        MASK,
+        CU_Q,
+        CU_K,
+        SLOPES,
+        SINK_LOGITS,
     ],
     params: &[
-        Param {
-            name: "mask",
-            kind: Kind::Mask,
-            default: Default::Value("full"),
-            about: "which keys a query sees; the last query stands at the last key. window: left before its own, right \
-                    after it, and the first sinks ones; prefix: the first ones and those before",
-        },
-        Param {
-            name: "softcap",
-            kind: Kind::Number,
-            default: Default::Derived("none"),
-            about: "scores become softcap tanh(score / softcap)",
-        },
-        Param {
-            name: "alibi",
-            kind: Kind::Number,
-            default: Default::Derived("none"),
-            about: "max_bias of ALiBi's usual slopes, 8 in the paper; or give the input slopes",
-        },
-        Param {
-            name: "scale",
-            kind: Kind::Number,
-            default: Default::Derived("1 / sqrt(dim)"),
-            about: "multiplies q k^T",
-        },
+        MASK_KIND,
+        SOFTCAP,
+        ALIBI,
+        SCALE,
         Param {
             name: "lse",
             kind: Kind::Choice(&["no", "yes"]),
@@ -97,13 +127,34 @@ const fn ends(name: &'static str, shape: &'static str) -> Input {
 
 fn attention(call: &mut Call<'_>) -> Result<()> {
     let (q, k, v) = (call.tensor("q")?, call.tensor("k")?, call.tensor("v")?);
-    let (bias, mask) = (call.optional("bias")?, call.optional("mask")?);
     let (&[batch, heads, length, _], &[.., v_dim]) = (q.shape(), v.shape()) else {
         bail!(
             "input q: shape {:?}; allowed: [batch, heads, length, dim]",
             q.shape()
         );
     };
+    let op = operator(call)?;
+    let options = Options::of(call, heads)?;
+    let ctx = call.ctx();
+    let out = Tensor::empty(ctx, call.dtype(&q)?, [batch, heads, length, v_dim])?;
+    let lse = match call.choice("lse")? {
+        Some("yes") => Some(Tensor::empty(ctx, DType::F32, [batch, heads, length])?),
+        _ => None,
+    };
+    let args = AttentionArgs {
+        lse: lse.as_ref(),
+        ..options.args([&q, &k, &v], &out)
+    };
+    ctx.record(|pass| op.run(pass, args))?;
+    call.output("out", out)?;
+    match lse {
+        Some(lse) => call.output("lse", lse),
+        None => Ok(()),
+    }
+}
+
+/// The operator that the parameters ask for.
+pub(super) fn operator(call: &Call<'_>) -> Result<Attention> {
     let mut op = Attention::new(call.mask("mask")?.unwrap_or(Mask::Full));
     if let Some(scale) = call.number("scale")? {
         op = op.scale(scale as f32);
@@ -111,38 +162,54 @@ fn attention(call: &mut Call<'_>) -> Result<()> {
     if let Some(softcap) = call.number("softcap")? {
         op = op.softcap(softcap as f32);
     }
-    let ctx = call.ctx();
-    let documents = documents(call)?;
-    let slopes = match (call.number("alibi")?, call.optional("slopes")?) {
-        (Some(max_bias), None) => {
-            let slopes = alibi_slopes(heads, max_bias as f32)?;
-            Some(Tensor::from_slice(ctx, &slopes, [heads])?)
+    Ok(op)
+}
+
+/// The inputs that need not be there.
+pub(super) struct Options {
+    bias: Option<Tensor>,
+    mask: Option<Tensor>,
+    documents: Option<Documents>,
+    slopes: Option<Tensor>,
+    sink_logits: Option<Tensor>,
+}
+
+impl Options {
+    /// Those of a call with so many query heads.
+    pub(super) fn of(call: &Call<'_>, heads: usize) -> Result<Self> {
+        let slopes = match (call.number("alibi")?, call.optional("slopes")?) {
+            (Some(max_bias), None) => {
+                let slopes = alibi_slopes(heads, max_bias as f32)?;
+                Some(Tensor::from_slice(call.ctx(), &slopes, [heads])?)
+            }
+            (Some(max_bias), Some(_)) => {
+                bail!("alibi: {max_bias} beside the input slopes; allowed: one of them")
+            }
+            (None, slopes) => slopes,
+        };
+        Ok(Self {
+            bias: call.optional("bias")?,
+            mask: call.optional("mask")?,
+            documents: documents(call)?,
+            slopes,
+            sink_logits: call.optional("sink_logits")?,
+        })
+    }
+
+    /// With them, and without logarithms.
+    pub(super) fn args<'a>(
+        &'a self,
+        [q, k, v]: [&'a Tensor; 3],
+        out: &'a Tensor,
+    ) -> AttentionArgs<'a> {
+        AttentionArgs {
+            bias: self.bias.as_ref(),
+            mask: self.mask.as_ref(),
+            documents: self.documents.as_ref(),
+            slopes: self.slopes.as_ref(),
+            sink_logits: self.sink_logits.as_ref(),
+            ..AttentionArgs::new(q, k, v, out)
         }
-        (Some(max_bias), Some(_)) => {
-            bail!("alibi: {max_bias} beside the input slopes; allowed: one of them")
-        }
-        (None, slopes) => slopes,
-    };
-    let sink_logits = call.optional("sink_logits")?;
-    let out = Tensor::empty(ctx, call.dtype(&q)?, [batch, heads, length, v_dim])?;
-    let lse = match call.choice("lse")? {
-        Some("yes") => Some(Tensor::empty(ctx, DType::F32, [batch, heads, length])?),
-        _ => None,
-    };
-    let args = AttentionArgs {
-        bias: bias.as_ref(),
-        mask: mask.as_ref(),
-        documents: documents.as_ref(),
-        slopes: slopes.as_ref(),
-        sink_logits: sink_logits.as_ref(),
-        lse: lse.as_ref(),
-        ..AttentionArgs::new(&q, &k, &v, &out)
-    };
-    ctx.record(|pass| op.run(pass, args))?;
-    call.output("out", out)?;
-    match lse {
-        Some(lse) => call.output("lse", lse),
-        None => Ok(()),
     }
 }
 

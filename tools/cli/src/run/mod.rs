@@ -4,6 +4,7 @@
 //! files, and every check of names and types, is done here once for all of them.
 
 mod attention;
+mod attention_backward;
 mod call;
 mod dense;
 mod elementwise;
@@ -53,6 +54,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         rows::ENTRIES,
         tokens::ENTRIES,
         attention::ENTRIES,
+        attention_backward::ENTRIES,
         sparse_attention::ENTRIES,
     ]
     .into_iter()

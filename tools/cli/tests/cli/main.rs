@@ -1,6 +1,7 @@
 //! The program, called as a user calls it.
 
 mod attention;
+mod attention_backward;
 mod common;
 mod dense;
 mod elementwise;

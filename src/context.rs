@@ -559,6 +559,11 @@ fn open_cache(
 }
 
 fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    // Other backends take other languages that way.
+    let spirv = match adapter.get_info().backend {
+        wgpu::Backend::Vulkan => wgpu::Features::PASSTHROUGH_SHADERS,
+        _ => wgpu::Features::empty(),
+    };
     adapter.features()
         & (wgpu::Features::IMMEDIATES
             | wgpu::Features::SUBGROUP
@@ -566,7 +571,8 @@ fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
             | wgpu::Features::PIPELINE_CACHE
-            | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+            | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+            | spirv)
 }
 
 fn device_class(device_type: wgpu::DeviceType) -> DeviceClass {
@@ -630,6 +636,7 @@ fn capabilities(
         timestamps_in_pass: has(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         pipeline_cache: has(wgpu::Features::PIPELINE_CACHE),
         cooperative,
+        spirv: has(wgpu::Features::PASSTHROUGH_SHADERS),
         binding_bytes: limits.max_storage_buffer_binding_size & !15,
         buffer_bytes: limits.max_buffer_size & !15,
         storage_buffers: limits.max_storage_buffers_per_shader_stage,

@@ -59,6 +59,16 @@ pub enum ReduceTier {
     Workgroup,
 }
 
+/// How products of matrices of f16 are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MatrixTier {
+    /// Cooperative matrices, 16 x 16 x 16 of f16 into f32, in subgroups of 32, loaded 16 bytes at a time (see
+    /// [`crate::spirv`]).
+    Cooperative,
+    /// f32 multiply-adds.
+    Fma,
+}
+
 /// What one adapter offers and where its limits are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Capabilities {
@@ -84,6 +94,11 @@ pub struct Capabilities {
     pub pipeline_cache: bool,
     /// Cooperative-matrix shapes; empty without the feature.
     pub cooperative: Vec<CooperativeShape>,
+    /// Shaders reach the elements of cooperative matrices, and find them where kernels expect them. Known of devices
+    /// that are open alone; see [`crate::kernels::fragments`].
+    pub matrix_elements: bool,
+    /// The driver takes our SPIR-V as it is: what [`crate::spirv`] makes of WGSL.
+    pub spirv: bool,
     /// Largest storage binding in bytes: the largest tensor.
     pub binding_bytes: u64,
     /// Largest buffer in bytes.
@@ -115,6 +130,8 @@ impl Capabilities {
             timestamps_in_pass: false,
             pipeline_cache: false,
             cooperative: Vec::new(),
+            matrix_elements: false,
+            spirv: false,
             binding_bytes: 128 << 20,
             buffer_bytes: 256 << 20,
             storage_buffers: 8,
@@ -143,6 +160,27 @@ impl Capabilities {
         }
     }
 
+    /// How products of f16 matrices are computed on this device.
+    pub fn matrix_tier(&self) -> MatrixTier {
+        let shape = CooperativeShape {
+            m: 16,
+            n: 16,
+            k: 16,
+            f16_inputs: true,
+            f32_accumulator: true,
+        };
+        let lanes = SubgroupSizes { min: 32, max: 32 };
+        if self.spirv
+            && self.shader_f16
+            && self.subgroups == Some(lanes)
+            && self.cooperative.contains(&shape)
+        {
+            MatrixTier::Cooperative
+        } else {
+            MatrixTier::Fma
+        }
+    }
+
     /// The tiers in use, in one word each, as the command-line program prints them.
     pub fn tier_summary(&self) -> String {
         let reduce = match (self.reduce_tier(), self.subgroups) {
@@ -154,7 +192,11 @@ impl Capabilities {
             ParamsTier::Immediate => "immediates",
             ParamsTier::Uniform => "uniforms",
         };
-        format!("{reduce}, {params}")
+        let matrix = match self.matrix_tier() {
+            MatrixTier::Cooperative => ", cooperative matrices",
+            MatrixTier::Fma => "",
+        };
+        format!("{reduce}, {params}{matrix}")
     }
 }
 

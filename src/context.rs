@@ -327,9 +327,26 @@ impl Context {
             lost,
             cache,
         };
-        Ok(Self {
+        let mut ctx = Self {
             inner: Arc::new(inner),
-        })
+        };
+        ctx.ask_for_elements();
+        Ok(ctx)
+    }
+
+    /// Finds out whether kernels can count on where the elements of cooperative matrices lie.
+    fn ask_for_elements(&mut self) {
+        #[cfg(not(target_arch = "wasm32"))]
+        if crate::kernels::fragments::plan(&self.inner.caps).is_ok() {
+            let lie = crate::kernels::fragments::lie_as_expected(self).unwrap_or_else(|error| {
+                log::warn!("elements of cooperative matrices: {error}");
+                false
+            });
+            // Nothing else holds the context yet.
+            if let Some(inner) = Arc::get_mut(&mut self.inner) {
+                inner.caps.matrix_elements = lie;
+            }
+        }
     }
 
     /// The table of complex numbers that `key` stands for, made at the first use and kept as long as the device.
@@ -559,6 +576,11 @@ fn open_cache(
 }
 
 fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    // Other backends take other languages that way.
+    let spirv = match adapter.get_info().backend {
+        wgpu::Backend::Vulkan => wgpu::Features::PASSTHROUGH_SHADERS,
+        _ => wgpu::Features::empty(),
+    };
     adapter.features()
         & (wgpu::Features::IMMEDIATES
             | wgpu::Features::SUBGROUP
@@ -566,7 +588,8 @@ fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
             | wgpu::Features::PIPELINE_CACHE
-            | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+            | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+            | spirv)
 }
 
 fn device_class(device_type: wgpu::DeviceType) -> DeviceClass {
@@ -630,6 +653,8 @@ fn capabilities(
         timestamps_in_pass: has(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
         pipeline_cache: has(wgpu::Features::PIPELINE_CACHE),
         cooperative,
+        matrix_elements: false,
+        spirv: has(wgpu::Features::PASSTHROUGH_SHADERS),
         binding_bytes: limits.max_storage_buffer_binding_size & !15,
         buffer_bytes: limits.max_buffer_size & !15,
         storage_buffers: limits.max_storage_buffers_per_shader_stage,

@@ -104,14 +104,21 @@ impl Kernel {
             ParamsTier::Uniform => 0,
         };
         let layout = SharedLayout::of(ctx, &found, immediate_size)?;
+        let spirv = through_spirv(ctx, recipe, &wgsl, &found)?;
         let pipeline = ctx.scoped(|device| {
             let descriptor = wgpu::ShaderModuleDescriptor {
                 label: Some(&label),
                 source: wgpu::ShaderSource::Wgsl(wgsl.into()),
             };
-            // SAFETY: our own shaders; planners admit only shapes for which every access is in bounds, which
-            // the correctness matrix also runs with the checks on.
-            let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+            let module = match spirv {
+                // SAFETY: as below; naga validated and wrote it, and a test holds what was changed to the rules.
+                Some(words) => unsafe {
+                    device.create_shader_module_passthrough(passthrough(words))
+                },
+                // SAFETY: our own shaders; planners admit only shapes for which every access is in bounds, which
+                // the correctness matrix also runs with the checks on.
+                None => unsafe { device.create_shader_module_trusted(descriptor, checks) },
+            };
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(&label),
                 layout: Some(&layout.pipeline),
@@ -130,6 +137,43 @@ impl Kernel {
             bindings: storage.into_iter().collect(),
             layout,
         })
+    }
+}
+
+/// The SPIR-V of shaders whose matrices are loaded 16 bytes at a time (their constant LOADS is "wide") or whose
+/// elements are reached (COOP is "elements"), which planners make for devices that take it.
+#[cfg(not(target_arch = "wasm32"))]
+fn through_spirv(
+    ctx: &Context,
+    recipe: &Recipe,
+    wgsl: &str,
+    bindings: &[Binding],
+) -> Result<Option<Vec<u32>>> {
+    let wide = recipe.constant("LOADS") == Some("wide".into());
+    if !wide && recipe.constant("COOP") != Some("elements".into()) {
+        return Ok(None);
+    }
+    let words = crate::spirv::compile(wgsl, bindings, ctx.checks());
+    words.map(Some).map_err(|message| Error::Shader {
+        shader: recipe.to_string(),
+        message,
+    })
+}
+
+#[cfg(target_arch = "wasm32")]
+fn through_spirv(_: &Context, _: &Recipe, _: &str, _: &[Binding]) -> Result<Option<Vec<u32>>> {
+    Ok(None)
+}
+
+fn passthrough(words: Vec<u32>) -> wgpu::ShaderModuleDescriptorPassthrough<'static> {
+    wgpu::ShaderModuleDescriptorPassthrough {
+        entry_points: vec![wgpu::PassthroughShaderEntryPoint {
+            name: "main".into(),
+            workgroup_size: (1, 1, 1), // read by Metal alone
+        }]
+        .into(),
+        spirv: Some(words.into()),
+        ..Default::default()
     }
 }
 

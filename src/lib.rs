@@ -16,6 +16,8 @@ pub mod recipe;
 pub mod recorder;
 pub mod reference;
 pub mod shader;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod spirv;
 pub mod tensor;
 
 pub use capabilities::Capabilities;

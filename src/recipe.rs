@@ -95,6 +95,12 @@ impl Recipe {
         self.shader
     }
 
+    /// A constant, if the shader has one of this name.
+    pub fn constant(&self, name: &str) -> Option<Constant> {
+        let found = self.constants.iter().find(|(n, _)| *n == name);
+        found.map(|&(_, value)| value)
+    }
+
     /// The constants in the order they were set.
     pub fn constants(&self) -> &[(&'static str, Constant)] {
         &self.constants

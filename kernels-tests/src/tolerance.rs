@@ -6,6 +6,8 @@
 //! accuracy WGSL leaves to the device, what the specification grants them is added ([`Ulps`]): naive arithmetic
 //! on the CPU has correctly rounded ones.
 
+use flashwave::DType;
+
 use crate::Failure;
 
 /// Relative error in units of 2^-24 (half an f32 ulp) that the built-in functions on a value's way may add.
@@ -77,17 +79,34 @@ pub fn farther(exact: &[f64], [a, b]: [Vec<f32>; 2]) -> Vec<f32> {
         .collect()
 }
 
-/// Half the distance between neighbouring f32 numbers of the size of `x`: what rounding a result to f32 may cost.
-fn half_ulp(x: f64) -> f64 {
+/// Half the distance between neighbouring numbers of a type of the size of `x`: what rounding a result to it may cost.
+fn half_ulp(x: f64, dtype: DType) -> f64 {
+    let bits = match dtype {
+        DType::F16 => 11.0,
+        DType::BF16 => 8.0,
+        _ => 24.0,
+    };
     if x == 0.0 {
         0.0
     } else {
-        (x.abs().log2().floor() - 24.0).exp2()
+        (x.abs().log2().floor() - bits).exp2()
     }
 }
 
-/// Compares a kernel's `out` with `exact`, given the output of naive arithmetic rounded to the output's type.
+/// Compares a kernel's `out` with `exact`, given the output of naive arithmetic rounded to the output's type; of
+/// outputs of a 16-bit type, the largest is granted the half ulp of f32 alone ([`check_in`] grants its own).
 pub fn check(out: &[f32], exact: &[f64], naive: &[f32], slack: Ulps) -> Result<Outcome, Failure> {
+    check_in(DType::F32, out, exact, naive, slack)
+}
+
+/// [`check`] of an output of type `dtype`.
+pub fn check_in(
+    dtype: DType,
+    out: &[f32],
+    exact: &[f64],
+    naive: &[f32],
+    slack: Ulps,
+) -> Result<Outcome, Failure> {
     if out.len() != exact.len() || naive.len() != exact.len() {
         let (o, e, n) = (out.len(), exact.len(), naive.len());
         return Err(Failure::Wrong(format!(
@@ -112,7 +131,7 @@ pub fn check(out: &[f32], exact: &[f64], naive: &[f32], slack: Ulps) -> Result<O
     // by half an ulp whatever computes it.
     let theirs_max = match theirs.max {
         0.0 => 0.0,
-        max => max.max(half_ulp(largest)),
+        max => max.max(half_ulp(largest, dtype)),
     };
     let bound = Distance {
         norm: 2.0 * theirs.norm + slack.0 * HALF_ULP,

@@ -1,7 +1,10 @@
 //! Bad input to matrix products and linear layers: errors that name the argument. No GPU needed.
 
+use flashwave::capabilities::{CooperativeShape, SubgroupSizes};
 use flashwave::kernels::elementwise::Activation;
-use flashwave::kernels::gemm::{Gating, Gemm, GemmArgs, GemmTuning, Prefetch, Residual, Transpose};
+use flashwave::kernels::gemm::{
+    CooperativeTiling, FmaTiling, Gating, Gemm, GemmArgs, GemmTuning, Prefetch, Residual, Transpose,
+};
 use flashwave::kernels::gemv::{Gemv, GemvTuning, Team};
 use flashwave::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
 use flashwave::{Capabilities, DType, Launch, Layout, Result};
@@ -179,7 +182,7 @@ fn layers_name_what_does_not_fit() {
 fn tunings_that_a_device_cannot_run() {
     let caps = Capabilities::webgpu_default();
     let square = f32(&[64, 64]);
-    let fits = GemmTuning {
+    let fits = FmaTiling {
         tile_m: 64,
         tile_n: 64,
         tile_k: 16,
@@ -190,19 +193,22 @@ fn tunings_that_a_device_cannot_run() {
     };
     let gemm = Gemm::default();
     let args = GemmArgs::new(&square, &square, &square);
-    assert!(gemm.plan_with(&caps, &args, &fits).is_ok());
+    assert!(gemm.plan_with(&caps, &args, &GemmTuning::Fma(fits)).is_ok());
     for tuning in [
-        GemmTuning {
+        FmaTiling {
             tile_m: 128,
             tile_n: 128,
             ..fits
         },
-        GemmTuning { tile_k: 64, ..fits },
-        GemmTuning { tile_m: 48, ..fits },
-        GemmTuning { per_m: 0, ..fits },
-        GemmTuning { group: 0, ..fits },
+        FmaTiling { tile_k: 64, ..fits },
+        FmaTiling { tile_m: 48, ..fits },
+        FmaTiling { per_m: 0, ..fits },
+        FmaTiling { group: 0, ..fits },
     ] {
-        names("tuning", gemm.plan_with(&caps, &args, &tuning));
+        names(
+            "tuning",
+            gemm.plan_with(&caps, &args, &GemmTuning::Fma(tuning)),
+        );
     }
     let gemv = Gemv {
         activation: Activation::None,
@@ -238,5 +244,47 @@ fn tunings_that_a_device_cannot_run() {
         GemvTuning { unroll: 0, ..fits },
     ] {
         names("tuning", gemv.plan_with(&caps, &args, &tuning));
+    }
+}
+
+#[test]
+fn cooperative_tilings_where_they_do_not_belong() {
+    let tensors = Capabilities {
+        shader_f16: true,
+        spirv: true,
+        subgroups: Some(SubgroupSizes { min: 32, max: 32 }),
+        cooperative: vec![CooperativeShape {
+            m: 16,
+            n: 16,
+            k: 16,
+            f16_inputs: true,
+            f32_accumulator: true,
+        }],
+        workgroup_bytes: 48 << 10,
+        ..Capabilities::webgpu_default()
+    };
+    let half = |shape: &[usize]| Layout::contiguous(DType::F16, shape).expect("a layout");
+    let (even, odd, float) = (half(&[64, 64]), half(&[60, 60]), f32(&[64, 64]));
+    let fits = CooperativeTiling::new([64, 64, 64], [32, 32]);
+    let gemm = Gemm::default();
+    let plan = |caps: &Capabilities, a: &Layout, tiling| {
+        gemm.plan_with(
+            caps,
+            &GemmArgs::new(a, a, a),
+            &GemmTuning::Cooperative(tiling),
+        )
+    };
+    assert!(plan(&tensors, &even, fits).is_ok());
+    names("tuning", plan(&Capabilities::webgpu_default(), &even, fits));
+    names("tuning", plan(&tensors, &odd, fits));
+    names("tuning", plan(&tensors, &float, fits));
+    for tiling in [
+        CooperativeTiling { sub_m: 24, ..fits },
+        CooperativeTiling { sub_n: 0, ..fits },
+        CooperativeTiling { tile_k: 48, ..fits },
+        CooperativeTiling { group: 0, ..fits },
+        CooperativeTiling::new([256, 256, 64], [64, 64]),
+    ] {
+        names("tuning", plan(&tensors, &even, tiling));
     }
 }

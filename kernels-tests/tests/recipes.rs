@@ -2,7 +2,7 @@
 //! shows up in review. Needs no GPU. `INSTA_UPDATE=always cargo test --workspace --test recipes` rewrites them.
 
 use flashwave::DType::{F16, F32, U32};
-use flashwave::capabilities::{DeviceClass, SubgroupSizes};
+use flashwave::capabilities::{CooperativeShape, DeviceClass, SubgroupSizes};
 use flashwave::kernels::attention::{Attention, AttentionLayouts, Mask};
 use flashwave::kernels::elementwise::{Activation, Binary, BinaryOp, Unary};
 use flashwave::kernels::gemm::{Gemm, GemmArgs};
@@ -184,6 +184,14 @@ fn a_large_card() {
         class: DeviceClass::Discrete,
         subgroups: Some(SubgroupSizes { min: 32, max: 32 }),
         shader_f16: true,
+        spirv: true,
+        cooperative: vec![CooperativeShape {
+            m: 16,
+            n: 16,
+            k: 16,
+            f16_inputs: true,
+            f32_accumulator: true,
+        }],
         immediate_bytes: 256,
         invocations: 1024,
         workgroup_bytes: 48 << 10,

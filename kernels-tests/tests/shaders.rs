@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 
 use flashwave::capabilities::{CooperativeShape, DeviceClass, ParamsTier, SubgroupSizes};
+use flashwave::context::ShaderChecks;
 use flashwave::shader::{Access, Binding, bindings, kernels, link};
+use flashwave::spirv::{compile, instructions};
 use flashwave::{Capabilities, Launch};
 use kernels_tests::cases::FAMILIES;
 use naga::valid::{Capabilities as Valid, ValidationFlags, Validator};
@@ -21,6 +23,8 @@ fn devices() -> Vec<Capabilities> {
         name: "a large card".into(),
         class: DeviceClass::Discrete,
         shader_f16: true,
+        spirv: true,
+        matrix_elements: true,
         workgroup_bytes: 48 << 10,
         invocations: 1024,
         binding_bytes: 2 << 30,
@@ -59,6 +63,7 @@ fn admitted(caps: &Capabilities) -> Valid {
     let mut admitted = Valid::IMMEDIATES | Valid::SUBGROUP | Valid::SHADER_FLOAT16_IN_FLOAT32;
     admitted.set(Valid::SHADER_FLOAT16, caps.shader_f16);
     admitted.set(Valid::COOPERATIVE_MATRIX, !caps.cooperative.is_empty());
+    admitted.set(Valid::SUBGROUP_BARRIER, caps.spirv);
     admitted
 }
 
@@ -180,14 +185,88 @@ fn cooperative_variants_become_spirv() {
         if !wgsl.contains("enable wgpu_cooperative_matrix;") {
             continue;
         }
-        let (module, info) = parse(&wgsl, &caps, &label);
-        let options = naga::back::spv::Options {
-            lang_version: (1, 4),
-            ..Default::default()
-        };
-        naga::back::spv::write_vec(&module, &info, &options, None)
-            .unwrap_or_else(|e| panic!("{label}: {e}"));
+        for checks in [ShaderChecks::Off, ShaderChecks::On] {
+            let words =
+                compile(&wgsl, &bindings(&wgsl), checks).unwrap_or_else(|e| panic!("{label}: {e}"));
+            let wide = launch.recipe.constant("LOADS") == Some("wide".into());
+            hold_to_the_rules(&words, wide).unwrap_or_else(|e| panic!("{label}: {e}"));
+        }
         written += 1;
     }
     assert!(written > 0);
+}
+
+/// What the SPIR-V specification asks of the parts that are changed after naga wrote them: identifiers are below the
+/// bound, defined once, types before their use; no two types are the same; the factors of products are f16, the sums
+/// f32; barriers that order anything name a storage class that Vulkan has.
+fn hold_to_the_rules(words: &[u32], wide: bool) -> Result<(), String> {
+    const TYPES: std::ops::RangeInclusive<u32> = 19..=39;
+    const TYPE_FLOAT: u32 = 22;
+    const TYPE_MATRIX: u32 = 4456;
+    const LOAD: u32 = 4457;
+    const FUNCTION_PARAMETER: u32 = 55;
+    const VARIABLE_LOAD: u32 = 61;
+    const MULTIPLY_ADD: u32 = 4459;
+    let (mut types, mut defined) = (HashMap::new(), HashMap::new());
+    let (mut constants, mut products) = (HashMap::new(), 0);
+    let bound = words[3];
+    let mut define = |id: u32, what: Vec<u32>| {
+        if id >= bound || defined.insert(id, what).is_some() {
+            return Err(format!("%{id} twice or beyond {bound}"));
+        }
+        Ok(())
+    };
+    let mut result_types = HashMap::new();
+    for i in instructions(words)? {
+        let op = i[0] & 0xffff;
+        match op {
+            43 => {
+                constants.insert(i[2], i[3]);
+                define(i[2], Vec::new())?;
+            }
+            224 => {
+                let semantics = constants.get(&i[3]).copied().unwrap_or(0);
+                if semantics & 0xe != 0 && semantics & 0x948 == 0 {
+                    return Err(format!("a barrier of semantics {semantics:#x}"));
+                }
+            }
+            // Loaded, or, where elements are reached, handed to the function that multiplies.
+            LOAD | FUNCTION_PARAMETER | VARIABLE_LOAD => {
+                result_types.insert(i[2], i[1]);
+            }
+            MULTIPLY_ADD => {
+                products += 1;
+                for (operand, width) in [(i[3], 16), (i[4], 16)] {
+                    let ty = result_types
+                        .get(&operand)
+                        .ok_or("a factor that was not loaded")?;
+                    let matrix: &Vec<u32> = types.get(ty).ok_or("a factor's type is unknown")?;
+                    let element = types
+                        .get(&matrix[1])
+                        .ok_or("an element's type is unknown")?;
+                    if wide && element[..] != [TYPE_FLOAT, width] {
+                        return Err(format!("a factor of {element:?}"));
+                    }
+                }
+            }
+            _ => {}
+        }
+        if TYPES.contains(&op) || op == TYPE_MATRIX {
+            let body: Vec<u32> = std::iter::once(op).chain(i[2..].iter().copied()).collect();
+            if op == TYPE_MATRIX && !types.contains_key(&i[2]) {
+                return Err(format!("the elements of %{} are defined after it", i[1]));
+            }
+            // Structures and arrays may be alike and yet differ by their decorations.
+            if ![28, 29, 30, 32].contains(&op) && types.values().any(|t| *t == body) {
+                return Err(format!("type {body:?} twice"));
+            }
+            define(i[1], body.clone())?;
+            types.insert(i[1], body);
+        }
+    }
+    if products == 0 {
+        Err("no product".into())
+    } else {
+        Ok(())
+    }
 }

@@ -24,6 +24,7 @@
 // instead of the exclusive or (needs more than 16 KiB at 128 x 128 x 16).
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
+#import "lib/product.wgsl" as product
 
 #set WG = (BM // TM) * (BN // TN)
 <# Invocations of a subgroup lie eight along n and four along m, where the tile has room. #>
@@ -41,42 +42,11 @@
 #set ROUNDS_A = (PIECES_A + WG - 1) // WG
 #set ROUNDS_B = (PIECES_B + WG - 1) // WG
 
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    tiles_m: u32,
-    tiles_n: u32,
-    a_offset: u32,
-    a_stride: u32,
-    a_batch: u32,
-    b_offset: u32,
-    b_stride: u32,
-    b_batch: u32,
-    out_offset: u32,
-    out_stride: u32,
-    out_batch: u32,
-    residual_offset: u32,
-    residual_stride: u32,
-    residual_batch: u32,
-    bias_offset: u32,
-    alpha: f32,
-}
-${ t.params(PARAMS) }
+${ product.params(PARAMS) }
 ${ t.prelude() }
 ${ t.input(1, "a", A, A_VEC) }
 ${ t.input(2, "b", B, B_VEC) }
-#if RESIDUAL == "inout"
-${ t.inout(3, "out", OUT, OUT_VEC) }
-#else
-${ t.output(3, "out", OUT, OUT_VEC) }
-#endif
-#if BIAS != "none"
-${ t.input(4, "bias", BIAS, OUT_VEC) }
-#endif
-#if RESIDUAL != "none" and RESIDUAL != "inout"
-${ t.input(5, "residual", RESIDUAL, OUT_VEC) }
-#endif
+${ product.surroundings(OUT, OUT_VEC, BIAS, RESIDUAL) }
 ${ activation.functions(F) }
 
 var<workgroup> tile_a: array<vec4<f32>, ${BK * BM // 4}>;
@@ -229,47 +199,14 @@ ${put(name, operand, major, width)}
 #endif
 #endmacro
 
-<# Four columns of a row of the result. #>
-fn finish(row: u32, col: u32, batch: u32, sum: vec4<f32>, up: vec4<f32>) {
-    #if EDGES == "none"
-    let n = 4u;
-    #else
-    if row >= p.m || col >= p.n { return; }
-    let n = min(p.n - col, 4u);
-    #endif
-    #if GATED == 1
-    var y = activate4(p.alpha * sum) * (p.alpha * up);
-    #else
-    var y = p.alpha * sum;
-    #if BIAS != "none"
-    y += load_some_bias(p.bias_offset + col, n);
-    #endif
-    y = activate4(y);
-    #endif
-    let at = p.out_offset + batch * p.out_batch + row * p.out_stride + col;
-    #if RESIDUAL == "inout"
-    y += load_some_out(at, n);
-    #elif RESIDUAL != "none"
-    y += load_some_residual(p.residual_offset + batch * p.residual_batch + row * p.residual_stride + col, n);
-    #endif
-    store_some_out(at, n, y);
-}
-
+${ product.finish(EDGES, GATED, BIAS, RESIDUAL) }
 @compute @workgroup_size(${WG})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    // Tiles are numbered down columns of GROUP rows, so that those in flight together share their operands.
-    let tile = workgroup.y * grid.x + workgroup.x;
-    if tile >= p.tiles_m * p.tiles_n { return; }
-    let group = tile / (${GROUP}u * p.tiles_n);
-    let rows = min(p.tiles_m - group * ${GROUP}u, ${GROUP}u);
-    let in_group = tile - group * ${GROUP}u * p.tiles_n;
-    let m0 = (group * ${GROUP}u + in_group % rows) * ${BM}u;
-    let n0 = (in_group / rows) * ${BN}u;
-    let batch = workgroup.z;
+    ${ product.tile(GROUP, BM, BN) }
     let a_base = p.a_offset + batch * p.a_batch;
     let b_base = p.b_offset + batch * p.b_batch;
 

@@ -6,6 +6,7 @@ pub mod elementwise;
 pub mod embedding;
 pub mod fft;
 pub mod fftconv;
+pub mod fragments;
 pub mod gemm;
 pub mod gemv;
 pub mod hyena;

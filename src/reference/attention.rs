@@ -82,6 +82,17 @@ pub fn attention<R: Real>(
     v: &[R],
     bias: impl Fn(Place) -> Option<R>,
 ) -> (Vec<R>, Vec<R>) {
+    attention_with(problem, [q, k, v], bias, None)
+}
+
+/// [`attention`] with probabilities that go through `rounded` before they multiply values, as where the softmax is a
+/// tensor of a type of its own.
+pub fn attention_with<R: Real>(
+    problem: &Problem<'_>,
+    [q, k, v]: [&[R]; 3],
+    bias: impl Fn(Place) -> Option<R>,
+    rounded: Option<&dyn Fn(R) -> R>,
+) -> (Vec<R>, Vec<R>) {
     let &Problem {
         heads,
         q_len,
@@ -123,9 +134,12 @@ pub fn attention<R: Real>(
                     continue;
                 }
                 let mut sum = (sink - largest).exp();
+                for &(_, s) in &scores {
+                    sum = sum + (s - largest).exp();
+                }
                 for &(j, s) in &scores {
                     let weight = (s - largest).exp();
-                    sum = sum + weight;
+                    let weight = rounded.map_or(weight, |rounded| rounded(weight / sum) * sum);
                     for (total, &x) in values.iter_mut().zip(&v[(kv + j) * v_dim..]) {
                         *total = *total + weight * x;
                     }
@@ -172,7 +186,7 @@ mod tests {
     fn close(a: &[f64], b: &[f64]) {
         assert_eq!(a.len(), b.len());
         for (x, y) in a.iter().zip(b) {
-            assert!((x - y).abs() < 1e-12, "{x} {y}");
+            assert!(x == y || (x - y).abs() < 1e-12, "{x} {y}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Matrix products large enough to be bound by arithmetic.
 
 use flashwave::DType::{F16, F32};
+use flashwave::capabilities::MatrixTier;
 use flashwave::kernels::ceilings::Probe;
 use flashwave::kernels::gemm::{Gemm, GemmArgs, GemmTuning, Transpose};
 use flashwave::{Capabilities, DType, Layout, Result, Tensor};
@@ -23,7 +24,7 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
         .map(|&(dtype, size)| row(caps, dtype, size, Transpose::No, None))
         .chain(
             // As a linear layer has its weights.
-            problems(scale)[..1]
+            problems(scale)
                 .iter()
                 .map(|&(dtype, size)| row(caps, dtype, size, Transpose::Yes, None)),
         )
@@ -32,10 +33,19 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
 
 /// Every tiling.
 pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
-    let tunings = Gemm::default().candidates(caps);
+    let op = Gemm::default();
     let problems = problems(scale).iter();
-    let each = problems.flat_map(|problem| tunings.iter().map(move |t| (problem, *t)));
-    each.map(|(&(dtype, size), t)| row(caps, dtype, size, Transpose::No, Some(t)))
+    let each = problems.flat_map(|&(dtype, size)| {
+        let tunings = op.candidates(caps, [dtype; 2]).into_iter();
+        // Where there are matrix units, f16 has no use for the other tilings.
+        let kept = tunings.filter(move |t| {
+            dtype == F32
+                || caps.matrix_tier() == MatrixTier::Fma
+                || matches!(t, GemmTuning::Cooperative(_))
+        });
+        kept.map(move |t| (dtype, size, t))
+    });
+    each.map(|(dtype, size, t)| row(caps, dtype, size, Transpose::No, Some(t)))
         .collect()
 }
 

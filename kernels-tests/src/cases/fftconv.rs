@@ -21,6 +21,8 @@ use crate::{Case, Failure};
 /// halves of an ulp (Brent, Percival and Zimmermann, Math. Comp. 76, 2007).
 const RIGHT_ANGLE: Ulps = Ulps(2.236);
 
+type Convolve<'a> = dyn Fn(&[f32], &[f32]) -> Vec<f32> + 'a;
+
 /// Lengths up to this one have the sum itself for an oracle.
 const BY_SUM: usize = 2048;
 
@@ -130,7 +132,7 @@ impl Setup {
         };
         // The gated input of the batch row that shares a transform with this one.
         let partner = |row: usize| -> Vec<f32> {
-            let other = (row / channels ^ 1) * channels + row % channels;
+            let other = ((row / channels) ^ 1) * channels + row % channels;
             let from = if other < batch * channels { other } else { row } * width;
             let gate = |i: usize| gates[0].as_ref().map_or(1.0, |g| g[i]);
             (from..from + length).map(|i| u[i] * gate(i)).collect()
@@ -155,7 +157,7 @@ impl Setup {
                 &widen(k),
                 d.map(f64::from),
             ));
-            let by = |conv: &dyn Fn(&[f32], &[f32]) -> Vec<f32>| -> Vec<f32> {
+            let by = |conv: &Convolve<'_>| -> Vec<f32> {
                 let naive = gated(conv, &u, [g[0].as_deref(), g[1].as_deref()], k, d);
                 naive.into_iter().map(|y| round(y, ty)).collect()
             };

@@ -1,8 +1,11 @@
 //! Matrix products and linear layers: ragged sizes, all transpositions, types, batches, fusions, tilings.
 
 use flashwave::DType::{BF16, F16, F32};
+use flashwave::capabilities::MatrixTier;
 use flashwave::kernels::elementwise::Activation;
-use flashwave::kernels::gemm::{Gating, Gemm, GemmArgs, GemmTuning, Prefetch, Residual, Transpose};
+use flashwave::kernels::gemm::{
+    CooperativeTiling, FmaTiling, Gating, Gemm, GemmArgs, GemmTuning, Prefetch, Residual, Transpose,
+};
 use flashwave::kernels::gemv::{Gemv, GemvTuning, Team};
 use flashwave::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
 use flashwave::reference::Real;
@@ -183,6 +186,11 @@ impl Product {
         {
             return Ok(Outcome::default());
         }
+        if let By::Gemm(Some(GemmTuning::Cooperative(_))) = by
+            && ctx.capabilities().matrix_tier() == MatrixTier::Fma
+        {
+            return Ok(Outcome::default());
+        }
         let data = self.data(seed);
         let [m, n, _] = self.size;
         let [[a_rows, a_cols], [b_rows, b_cols]] = self.stored();
@@ -288,7 +296,7 @@ impl Product {
 }
 
 const fn tiling(tile: [u32; 3], per: [u32; 2], prefetch: Prefetch) -> GemmTuning {
-    GemmTuning {
+    GemmTuning::Fma(FmaTiling {
         tile_m: tile[0],
         tile_n: tile[1],
         tile_k: tile[2],
@@ -296,12 +304,13 @@ const fn tiling(tile: [u32; 3], per: [u32; 2], prefetch: Prefetch) -> GemmTuning
         per_n: per[1],
         prefetch,
         group: 3,
-    }
+    })
 }
 
 /// The correctness matrix.
 pub fn cases() -> Vec<Case> {
     let mut cases = gemm_cases();
+    cases.extend(cooperative_cases());
     cases.extend(gemv_cases());
     cases.extend(layer_cases());
     cases
@@ -434,10 +443,13 @@ fn gemm_cases() -> Vec<Case> {
         tiling([32, 32, 32], [4, 4], Prefetch::On),
     ];
     for tuning in tilings {
+        let GemmTuning::Fma(tiling) = tuning else {
+            continue;
+        };
         let (m, n, k) = (
-            tuning.tile_m as usize,
-            tuning.tile_n as usize,
-            tuning.tile_k as usize,
+            tiling.tile_m as usize,
+            tiling.tile_n as usize,
+            tiling.tile_k as usize,
         );
         for (size, a, b) in [
             ([m, 2 * n, 2 * k], No, Yes),
@@ -460,6 +472,106 @@ fn gemm_cases() -> Vec<Case> {
         ..LINEAR
     };
     cases.push(gated.case("tilings", By::Gemm(Some(tilings[0]))));
+    cases
+}
+
+/// Products of f16 by matrix units: every way operands lie, whole tiles and tails of all three sizes, all that is fused.
+fn cooperative_cases() -> Vec<Case> {
+    use Transpose::{No, Yes};
+    let mut cases = Vec::new();
+    let half = Product {
+        types: [F16; 3],
+        ..PLAIN
+    };
+    let tilings = [
+        CooperativeTiling::new([128, 128, 64], [64, 64]),
+        CooperativeTiling::new([128, 128, 32], [64, 64]),
+        CooperativeTiling::new([192, 128, 64], [48, 64]),
+        CooperativeTiling::new([160, 128, 32], [80, 64]),
+        CooperativeTiling::new([128, 160, 32], [64, 80]),
+        CooperativeTiling::new([64, 64, 64], [32, 32]),
+        CooperativeTiling::new([32, 64, 32], [16, 32]),
+    ];
+    for tiling in tilings {
+        let by = By::Gemm(Some(GemmTuning::Cooperative(tiling)));
+        let (m, n, k) = (
+            tiling.tile_m as usize,
+            tiling.tile_n as usize,
+            tiling.tile_k as usize,
+        );
+        for (a, b) in [(No, No), (No, Yes), (Yes, No), (Yes, Yes)] {
+            // Rows of 24 or 20 vectors do not divide among the invocations.
+            let along = |tile: u32, k: bool| k || tile.is_power_of_two();
+            if !along(tiling.tile_m, a == No) || !along(tiling.tile_n, b == Yes) {
+                continue;
+            }
+            for size in [
+                [m, 2 * n, 2 * k],
+                [m + 8, n - 8, 3 * k],
+                [2 * m - 16, n + 24, k + 8],
+            ] {
+                let product = Product { size, a, b, ..half };
+                cases.push(product.case("cooperative", by));
+            }
+        }
+        // Sizes that are no multiple of eight where the layout allows it, f32 out, everything around the product.
+        let around = [
+            (F16, None, Activation::None, Added::InPlace, [1, 1, 1]),
+            (
+                F32,
+                Some(F32),
+                Activation::Silu,
+                Added::Another(F16),
+                [2, 1, 2],
+            ),
+            (
+                BF16,
+                Some(F16),
+                Activation::GeluErf,
+                Added::Nothing,
+                [3, 3, 3],
+            ),
+        ];
+        for (out, bias, f, added, batch) in around {
+            let product = Product {
+                types: [F16, F16, out],
+                size: [m + 3, n - 5, k + 16],
+                alpha: 0.75,
+                bias,
+                f,
+                added,
+                batch,
+                gap: 8,
+                b: Yes,
+                ..half
+            };
+            cases.push(product.case("cooperative fused", by));
+        }
+        if tiling.sub_n.is_power_of_two() {
+            for (size, added) in [
+                ([m, n, k], Added::Nothing),
+                ([m - 5, n + 3, 2 * k - 8], Added::InPlace),
+            ] {
+                let product = Product {
+                    size,
+                    added,
+                    gating: Gating::GateUp,
+                    f: Activation::Silu,
+                    b: Yes,
+                    ..half
+                };
+                cases.push(product.case("cooperative gated", by));
+            }
+        }
+    }
+    for (size, b) in [
+        ([300, 264, 1000], No),
+        ([1, 8, 8], Yes),
+        ([257, 67, 136], Yes),
+    ] {
+        let product = Product { size, b, ..half };
+        cases.push(product.case("cooperative planned", By::Gemm(None)));
+    }
     cases
 }
 
@@ -720,8 +832,14 @@ fn sweeps(caps: &Capabilities) -> Result<Vec<Launch>> {
             }
         }
     }
-    for size in [1024, 1020, 1023] {
-        let square = Layout::contiguous(F32, [2, size, size])?;
+    for (dtype, size) in [
+        (F32, 1024),
+        (F32, 1020),
+        (F32, 1023),
+        (F16, 1024),
+        (F16, 1000),
+    ] {
+        let square = Layout::contiguous(dtype, [2, size, size])?;
         let args = GemmArgs::new(&square, &square, &square);
         for (a, b) in [
             (Transpose::No, Transpose::No),
@@ -736,8 +854,16 @@ fn sweeps(caps: &Capabilities) -> Result<Vec<Launch>> {
             };
             launches.push(gemm.plan(caps, &args)?);
             // Whole tiles of rows along n, ragged ones along k.
-            if a == Transpose::No && size == if b == a { 1024 } else { 1023 } {
-                for tuning in gemm.candidates(caps) {
+            let swept = match (dtype, b) {
+                (F16, _) => size == 1000,
+                (_, Transpose::No) => size == 1024,
+                (_, Transpose::Yes) => size == 1023,
+            };
+            if a == Transpose::No && swept {
+                for tuning in gemm.candidates(caps, [dtype; 2]) {
+                    if dtype == F16 && matches!(tuning, GemmTuning::Fma(_)) {
+                        continue;
+                    }
                     launches.push(gemm.plan_with(caps, &args, &tuning)?);
                 }
             }

@@ -7,9 +7,9 @@ use flashwave::kernels::sparse::{Causality, Pattern, SparseLayout};
 use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
-use super::attention::{lse_slack, out_slack};
-use crate::inputs::{Random, poisoned, round, widen};
-use crate::tolerance::{Outcome, check};
+use super::attention::{lse_slack, naive, out_slack};
+use crate::inputs::{Random, poisoned, widen};
+use crate::tolerance::{Outcome, check, check_in};
 use crate::{Case, Failure};
 
 /// Where keys and values lie.
@@ -167,7 +167,8 @@ impl Setup {
             ..AttentionArgs::new(&q_dev, &k_dev, &v_dev, &out)
         };
         let operator = Attention::new(p.mask).scale(p.scale);
-        ctx.record(|pass| operator.run(pass, args))?;
+        let plan = operator.plan(ctx.capabilities(), args.layouts())?;
+        ctx.record(|pass| plan.launch(pass, args))?;
 
         let share = p.heads / layout.heads();
         let first = p.kv_len + layout.queries() - p.q_len - layout.keys();
@@ -175,9 +176,10 @@ impl Setup {
         let (exact, exact_lse) = attention(p, &widen(&q), &widen(&k), &widen(&v), |at| {
             met(at).then_some(0.0)
         });
-        let (naive, naive_lse) = attention(p, &q, &k, &v, |at| met(at).then_some(0.0));
-        let naive: Vec<f32> = naive.iter().map(|&x| round(x, to)).collect();
-        let outcome = check(&out.to_f32_vec()?, &exact, &naive, out_slack(p.kv_len))?;
+        let (naive, naive_lse) = naive(&plan, p, [&q, &k, &v], &exact, to, |at| {
+            met(at).then_some(0.0)
+        });
+        let outcome = check_in(to, &out.to_f32_vec()?, &exact, &naive, out_slack(p.kv_len))?;
         let lse = lse.to_f32_vec()?;
         let lse = check(&lse, &exact_lse, &naive_lse, lse_slack(p.kv_len))?;
         Ok(outcome.and(lse))
@@ -205,10 +207,10 @@ fn setups() -> Vec<(&'static str, Setup)> {
     let mut setups = Vec::new();
     let mut add = |group, setup| setups.push((group, setup));
     for block in [16, 32, 64, 128] {
-        add(
-            "block sizes",
-            Setup::new("s2:stride=4,window=2", block, 4 * block + 3),
-        );
+        let mut setup = Setup::new("s2:stride=4,window=2", block, 4 * block + 3);
+        add("block sizes", setup);
+        setup.types = [F16; 4];
+        add("block sizes", setup);
     }
     for pattern in [
         "s2:stride=2/4,window=1,sinks=1",
@@ -240,8 +242,20 @@ fn setups() -> Vec<(&'static str, Setup)> {
     }
     // Chunks and tokens of a text: any run of queries, before the layout's end.
     let text = Setup::new("s2:stride=4,window=2", 16, 200);
-    for (q_len, kv_len) in [(30, 100), (33, 33), (50, 200), (1, 77), (3, 131), (16, 16)] {
-        add("parts", text.part(q_len, kv_len));
+    for (q_len, kv_len) in [
+        (30, 100),
+        (33, 33),
+        (50, 200),
+        (1, 77),
+        (3, 131),
+        (16, 16),
+        (16, 105),
+        (5, 200),
+    ] {
+        let mut setup = text.part(q_len, kv_len);
+        add("parts", setup);
+        setup.types = [F16; 4];
+        add("parts", setup);
     }
     for lists in [1, 2] {
         let mut setup = Setup::new("s2:stride=2,window=1", 16, 75);
@@ -276,6 +290,9 @@ fn setups() -> Vec<(&'static str, Setup)> {
             for (q_len, kv_len) in [(40, 190), (1, 111), (200, 200)] {
                 let mut setup = Setup::new(pattern, 16, 200);
                 (setup.lists, setup.storage) = (lists, Storage::Pages);
+                if lists == 1 {
+                    setup.types = [F16; 4];
+                }
                 add("pages", setup.part(q_len, kv_len));
             }
         }

@@ -86,6 +86,24 @@ impl<'a> Listed<'a> {
         })
     }
 
+    /// Tiles of so many queries and heads of a line, lines, heads of lists: see shaders/lib/sparse.wgsl.
+    pub(super) fn grid(&self, queries: usize, batch: usize) -> [usize; 3] {
+        [
+            self.layout.block() / queries * self.share * batch,
+            self.lines.1,
+            self.layout.heads(),
+        ]
+    }
+
+    /// Keys that the longest line of the call visits.
+    pub(super) fn visits(&self) -> usize {
+        let (first, count) = self.lines;
+        let of_head =
+            |head| (first..first + count).map(move |line| self.layout.line(head, line).len());
+        let longest = (0..self.layout.heads()).flat_map(of_head).max();
+        longest.unwrap_or(0).max(1) * self.layout.block()
+    }
+
     /// The tuning with tiles that a block is made of.
     pub(super) fn fit(&self, mut tuning: PrefillTuning) -> PrefillTuning {
         let block = self.layout.block() as u32;

@@ -1,6 +1,5 @@
 //! Plans the prefill kernel: many queries, tiled both ways.
 
-use super::blocks::Listed;
 use super::problem::{Problem, multiple_of};
 use super::{AttentionLayouts, AttentionPlan, PrefillTuning, most_bindings};
 use crate::capabilities::Capabilities;
@@ -29,19 +28,10 @@ impl Problem<'_> {
         let queries = (tuning.query_threads * tuning.rows) as usize;
         let grid = match &self.listed {
             None => [self.q_len.div_ceil(queries), self.heads, self.batch],
-            // Tiles and heads of a line, lines, heads of lists: shaders/lib/sparse.wgsl.
-            Some(Listed {
-                layout,
-                share,
-                lines,
-            }) => [
-                layout.block() / queries * share * self.batch,
-                lines.1,
-                layout.heads(),
-            ],
+            Some(listed) => listed.grid(queries, self.batch),
         };
         Ok(AttentionPlan {
-            main: Launch::new(caps, recipe, grid, &self.params(0, 1))?,
+            main: Launch::new(caps, recipe, grid, &self.params(1))?,
             combine: None,
             partial: 0,
         })

@@ -1,5 +1,6 @@
 //! Sizes of the attention kernels that do not change the result.
 
+use super::KvFormat;
 use crate::capabilities::{Capabilities, DeviceClass};
 use crate::error::{Error, Result};
 
@@ -18,13 +19,27 @@ pub struct PrefillTuning {
     pub value_keys: u32,
 }
 
+/// When the decode kernel asks for keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Loads {
+    /// With the values, when they are needed.
+    Together,
+    /// A step ahead.
+    Ahead,
+}
+
 /// Sizes of the decode kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DecodeTuning {
     /// Invocations of a workgroup: a power of two.
     pub workgroup: u32,
-    /// Invocations that share a key, at least: a power of two, at most 32. More where registers would not suffice.
+    /// Invocations that share a key: a power of two, 4 to 32. More where registers would not suffice, fewer where rows
+    /// are short.
     pub lanes: u32,
+    /// Keys that they handle together: 4 or 8.
+    pub keys: u32,
+    /// When keys are asked for.
+    pub loads: Loads,
     /// Rows (queries of heads that share keys) of one workgroup, at most: a power of two, at most 8.
     pub rows: u32,
     /// Workgroups that the keys are split for.
@@ -33,11 +48,44 @@ pub struct DecodeTuning {
     pub split_keys: u32,
 }
 
+/// What multiplies matrices in the kernel for matrix units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MatrixUnits {
+    /// The device's, by cooperative matrices.
+    Device,
+    /// Plain arithmetic in one subgroup: slow, to test the kernel where there are no matrix units.
+    Emulated,
+}
+
+impl MatrixUnits {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Device => "elements",
+            Self::Emulated => "emulated",
+        }
+    }
+}
+
+/// Tile sizes of the kernel for matrix units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CooperativeTuning {
+    /// What multiplies.
+    pub units: MatrixUnits,
+    /// Subgroups of a workgroup, of 32 invocations each: a power of two; one if emulated.
+    pub subgroups: u32,
+    /// Queries of a subgroup: 16 or 32.
+    pub rows: u32,
+    /// Keys of a tile: a power of two from 16 on.
+    pub keys: u32,
+}
+
 /// All sizes that do not change the result; [`Tuning::new`] has a device's defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuning {
     /// Queries that still go to the decode kernel.
     pub decode_queries: usize,
+    /// Sizes of the kernel for matrix units, which then serves what of many queries it can.
+    pub cooperative: Option<CooperativeTuning>,
     /// Sizes of the prefill kernel.
     pub prefill: PrefillTuning,
     /// Sizes of the decode kernel.
@@ -161,36 +209,161 @@ fn depth_for(head_dim: usize, most: u32) -> u32 {
         .unwrap_or(most.min(groups))
 }
 
+impl CooperativeTuning {
+    /// For the tests of devices without matrix units.
+    pub const EMULATED: Self = Self {
+        units: MatrixUnits::Emulated,
+        subgroups: 1,
+        rows: 16,
+        keys: 32,
+    };
+
+    /// Bytes of workgroup memory: a tile of K and one of V, channels padded to 32.
+    pub fn workgroup_bytes(&self, head_dim: usize, v_dim: usize) -> u64 {
+        let channels = head_dim.next_multiple_of(32) + v_dim.next_multiple_of(32);
+        let emulated = match self.units {
+            MatrixUnits::Device => 0,
+            MatrixUnits::Emulated => 1024,
+        };
+        2 * u64::from(self.keys) * channels as u64 + emulated
+    }
+
+    pub(super) fn new(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Option<Self> {
+        let (rows, subgroups, keys) = match head_dim.max(v_dim) {
+            ..97 => (32, 4, 64),
+            97..129 => (32, 4, 32),
+            // The output of 16 rows takes as many registers as that of 32 with half the channels.
+            _ => (16, 8, 32),
+        };
+        let tuning = Self {
+            units: MatrixUnits::Device,
+            subgroups,
+            rows,
+            keys,
+        };
+        let fits = tuning.check(caps, head_dim, v_dim).is_ok();
+        fits.then_some(tuning)
+    }
+
+    /// What a sweep on a device should try.
+    pub fn candidates(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Vec<Self> {
+        let Some(default) = Self::new(caps, head_dim, v_dim) else {
+            return Vec::new();
+        };
+        let mut found = vec![default];
+        for (rows, subgroups) in [(32, 4), (16, 8), (16, 4), (32, 8)] {
+            for keys in [32, 64] {
+                let tuning = Self {
+                    subgroups,
+                    rows,
+                    keys,
+                    ..default
+                };
+                // Else the output alone takes all registers.
+                let held = rows as usize * v_dim.next_multiple_of(32) <= 32 * 128;
+                if held && !found.contains(&tuning) && tuning.check(caps, head_dim, v_dim).is_ok() {
+                    found.push(tuning);
+                }
+            }
+        }
+        found
+    }
+
+    /// With tiles that a block of so many queries and keys is made of.
+    pub(super) fn within(mut self, block: u32) -> Self {
+        self.keys = self.keys.min(block);
+        if block < 64 {
+            self.rows = 16;
+        }
+        self.subgroups = self.subgroups.min(block / self.rows);
+        self
+    }
+
+    pub(super) fn check(&self, caps: &Capabilities, head_dim: usize, v_dim: usize) -> Result<()> {
+        let units = match self.units {
+            MatrixUnits::Device => caps.matrix_elements,
+            MatrixUnits::Emulated => self.subgroups == 1,
+        };
+        let sound = units
+            && self.subgroups.is_power_of_two()
+            && self.subgroups * 32 <= caps.invocations
+            && [16, 32].contains(&self.rows)
+            && (16..=128).contains(&self.keys)
+            && self.keys.is_power_of_two()
+            && self.workgroup_bytes(head_dim, v_dim) <= caps.workgroup_bytes.into();
+        if sound {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "tuning.cooperative",
+            format!("{self:?} for {head_dim} and {v_dim} channels"),
+            format!(
+                "sizes as documented, {} invocations and {} bytes at most",
+                caps.invocations, caps.workgroup_bytes
+            ),
+        ))
+    }
+}
+
 impl DecodeTuning {
     pub(super) fn new(caps: &Capabilities) -> Self {
         Self {
             workgroup: 128,
-            lanes: 8,
-            rows: 8,
-            // A few workgroups for each processor of the largest cards; a software driver gains nothing by more
-            // than it has threads.
+            lanes: 16,
+            keys: 4,
+            loads: Loads::Ahead,
+            rows: if caps.subgroups.is_some() { 8 } else { 4 },
+            // Four workgroups for each processor of an H100 or H200, as many as run at a time there: 1056 took 5%
+            // longer. A software driver gains nothing by more than it has threads.
             workgroups: if caps.class == DeviceClass::Software {
                 8
             } else {
-                512
+                528
             },
             split_keys: 128,
         }
     }
 
+    /// The defaults for a cache in these formats. Numbers of a byte take more instructions for each byte read: eight
+    /// keys together share what a step costs, and block exponents favour few lanes with long accesses (int8 146 us
+    /// by eight keys, 154 by four; block8 169 us by 16 lanes, 159 by eight: H100, 131072 keys).
+    pub fn cached(caps: &Capabilities, keys: KvFormat, values: KvFormat) -> Self {
+        let mut tuning = Self::new(caps);
+        let formats = [keys, values];
+        if caps.subgroups.is_none()
+            || caps.class == DeviceClass::Software
+            || formats.iter().any(|f| f.code().size() > 1)
+        {
+            return tuning;
+        }
+        tuning.workgroups = 1056;
+        match formats.iter().any(|f| f.scaling().block() > 0) {
+            true => tuning.lanes = 8,
+            false => (tuning.keys, tuning.loads) = (8, Loads::Together),
+        }
+        tuning
+    }
+
     /// What a sweep on a device should try.
     pub fn candidates(caps: &Capabilities) -> Vec<Self> {
-        let mut found = vec![Self::new(caps)];
+        let default = Self::new(caps);
+        let mut found = vec![default];
         for workgroup in [64, 128, 256] {
-            for lanes in [8, 16, 32] {
-                for rows in [4, 8] {
-                    for workgroups in [256, 512, 1024, 2048] {
+            for lanes in [8, 16] {
+                for (keys, loads) in [
+                    (4, Loads::Together),
+                    (4, Loads::Ahead),
+                    (8, Loads::Together),
+                    (8, Loads::Ahead),
+                ] {
+                    for workgroups in [528, 1056, 2112] {
                         let tuning = Self {
                             workgroup,
                             lanes,
-                            rows,
+                            keys,
+                            loads,
                             workgroups,
-                            split_keys: 128,
+                            ..default
                         };
                         if !found.contains(&tuning) && tuning.check(caps).is_ok() {
                             found.push(tuning);
@@ -207,7 +380,8 @@ impl DecodeTuning {
             .iter()
             .all(|n| n.is_power_of_two())
             && (32..=caps.invocations.min(256)).contains(&self.workgroup)
-            && self.lanes <= 32
+            && (4..=32).contains(&self.lanes)
+            && [4, 8].contains(&self.keys)
             && self.rows <= 8
             && self.workgroups > 0
             && self.split_keys > 0;
@@ -230,6 +404,7 @@ impl Tuning {
     pub fn new(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Self {
         Self {
             decode_queries: 16,
+            cooperative: CooperativeTuning::new(caps, head_dim, v_dim),
             prefill: PrefillTuning::new(caps, head_dim, v_dim),
             decode: DecodeTuning::new(caps),
         }

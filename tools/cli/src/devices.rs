@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 
 use anyhow::Result;
-use flashwave::capabilities::{CooperativeShape, ParamsTier, ReduceTier};
+use flashwave::capabilities::{CooperativeShape, MatrixTier, ParamsTier, ReduceTier};
 use flashwave::{Capabilities, Context};
 
 use crate::device::DeviceArgs;
@@ -55,6 +55,13 @@ fn print(out: &mut impl Write, caps: &Capabilities, mark: &str) -> Result<()> {
         ),
         ("f16 in shaders", yes(caps.shader_f16)),
         ("cooperative", cooperative(&caps.cooperative)),
+        (
+            "f16 products",
+            match caps.matrix_tier() {
+                MatrixTier::Cooperative => "cooperative matrices, 16 bytes a load".into(),
+                MatrixTier::Fma => "f32 multiply-adds".into(),
+            },
+        ),
         (
             "timestamps",
             match (caps.timestamps, caps.timestamps_in_pass) {

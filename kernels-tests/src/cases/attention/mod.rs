@@ -1,20 +1,22 @@
 //! Attention: prefill and decode, every mask, head dimensions around the tiles, grouped heads, element types,
 //! strided layouts, bias, documents, softcap, ALiBi, sinks, rows that see nothing, split keys.
 
+mod flash;
 mod long;
 mod setups;
 
 use flashwave::DType::{F16, F32, I8};
 use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::attention::{
-    Attention, AttentionArgs, AttentionLayouts, DecodeTuning, Documents, Mask, Packing,
-    PrefillTuning, Tuning, alibi_slopes,
+    Attention, AttentionArgs, AttentionLayouts, AttentionPlan, CooperativeTuning, DecodeTuning,
+    Documents, Mask, Packing, PrefillTuning, Tuning, alibi_slopes,
 };
-use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
+use flashwave::kernels::fragments;
+use flashwave::reference::attention::{Modifiers, Place, Problem, attention, attention_with};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use crate::inputs::{Random, poisoned, round, widen};
-use crate::tolerance::{Outcome, Ulps, check};
+use crate::tolerance::{Outcome, Ulps, check, check_in, farther};
 use crate::{Case, Failure};
 
 /// How q, k, v and out lie in memory.
@@ -39,6 +41,8 @@ enum Sizes {
     Split(u32),
     /// The candidate of a sweep that is least like the defaults.
     Unusual,
+    /// The kernel for matrix units, on an emulation of these.
+    Emulated(CooperativeTuning),
 }
 
 /// Which of batch, heads, queries and keys a bias or mask has a dimension for.
@@ -176,8 +180,12 @@ impl Setup {
                 name += &format!(" {what} {value}");
             }
         }
-        if self.sizes != Sizes::Default {
-            name += &format!(" {:?}", self.sizes);
+        match self.sizes {
+            Sizes::Default => {}
+            Sizes::Emulated(t) => {
+                name += &format!(" emulated {}x{}", t.rows, t.keys);
+            }
+            sizes => name += &format!(" {sizes:?}"),
         }
         if self.lse {
             name += " lse";
@@ -205,6 +213,7 @@ impl Setup {
                 tuning.decode.workgroups = workgroups;
                 tuning.decode.split_keys = 1;
             }
+            Sizes::Emulated(sizes) => tuning.cooperative = Some(sizes),
             Sizes::Unusual => {
                 let prefill = PrefillTuning::candidates(caps, p.head_dim, p.v_dim);
                 let decode = DecodeTuning::candidates(caps);
@@ -331,7 +340,8 @@ impl Setup {
             ..AttentionArgs::new(&q_dev, &k_dev, &v_dev, &out)
         };
         let operator = self.operator(ctx.capabilities());
-        ctx.record(|pass| operator.run(pass, args))?;
+        let plan = operator.plan(ctx.capabilities(), args.layouts())?;
+        ctx.record(|pass| plan.launch(pass, args))?;
 
         let added = |place: Place| -> Option<f32> {
             if let Some((shape, values)) = &mask
@@ -349,8 +359,7 @@ impl Setup {
         let (exact, exact_lse) = attention(p, &widen(&q), &widen(&k), &widen(&v), |at| {
             added(at).map(f64::from)
         });
-        let (naive, naive_lse) = attention(p, &q, &k, &v, added);
-        let naive: Vec<f32> = naive.iter().map(|&x| round(x, to)).collect();
+        let (naive, naive_lse) = naive(&plan, p, [&q, &k, &v], &exact, to, added);
         let values = match self.place {
             Storage::Fused => {
                 let values = out.transpose(1, 2)?.to_f32_vec()?;
@@ -364,7 +373,7 @@ impl Setup {
         };
         let bent = Ulps(self.softcap.map_or(0.0, |cap| 7.0 * f64::from(cap)));
         let slack = |slack: Ulps| Ulps(slack.0 + bent.0);
-        let outcome = check(&values, &exact, &naive, slack(out_slack(p.kv_len)))?;
+        let outcome = check_in(to, &values, &exact, &naive, slack(out_slack(p.kv_len)))?;
         let Some(lse) = lse else { return Ok(outcome) };
         let lse = check(
             &lse.to_f32_vec()?,
@@ -385,6 +394,28 @@ impl Setup {
         }
         self.sink.is_some().then_some(logits)
     }
+}
+
+/// Naive arithmetic of the precision of a plan's kernel, rounded to the output's type `to`, and its logarithms: f32, and on
+/// matrix units probabilities of f16, where an element's error is the larger one with or without their rounding.
+pub(super) fn naive(
+    plan: &AttentionPlan,
+    p: &Problem<'_>,
+    [q, k, v]: [&[f32]; 3],
+    exact: &[f64],
+    to: DType,
+    added: impl Fn(Place) -> Option<f32>,
+) -> (Vec<f32>, Vec<f32>) {
+    let output = |values: Vec<f32>| values.into_iter().map(|x| round(x, to)).collect();
+    let (plain, lse) = attention(p, q, k, v, &added);
+    if plan
+        .launches()
+        .all(|l| l.recipe.shader() != "attention/flash")
+    {
+        return (output(plain), lse);
+    }
+    let (halves, _) = attention_with(p, [q, k, v], &added, Some(&|w| round(w, F16)));
+    (farther(exact, [output(plain), output(halves)]), lse)
 }
 
 /// What WGSL grants the exponentials, in half ulps. A weight 2^-x has a relative error of 3 + 2x ulp, and the output's
@@ -509,6 +540,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(
         setups::all()
             .into_iter()
+            .chain(flash::all())
             .map(|(group, setup)| setup.case(group)),
     );
     cases
@@ -516,9 +548,26 @@ pub fn cases() -> Vec<Case> {
 
 /// The launches of the cases, and each tuning that a sweep would try.
 pub fn launches(caps: &Capabilities) -> Vec<Launch> {
-    let mut launches = Vec::new();
-    for (_, setup) in setups::all() {
+    let mut launches: Vec<Launch> = fragments::plan(caps).into_iter().collect();
+    for (_, setup) in setups::all().into_iter().chain(flash::all()) {
         launches.extend(plan(caps, &setup, setup.operator(caps)));
+    }
+    for d in [64, 128, 256] {
+        let defaults = Tuning::new(caps, d, d);
+        for cooperative in CooperativeTuning::candidates(caps, d, d) {
+            let cooperative = Some(cooperative);
+            let mut setup = Setup::new(Mask::Causal, [8, 8], [2048, 2048], d);
+            setup.types = [F16; 4];
+            let tuning = Tuning {
+                cooperative,
+                ..defaults
+            };
+            launches.extend(plan(
+                caps,
+                &setup,
+                Attention::new(Mask::Causal).tuning(tuning),
+            ));
+        }
     }
     for d in [128, 256] {
         let defaults = Tuning::new(caps, d, d);
@@ -536,7 +585,12 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
             if decode.workgroups != defaults.decode.workgroups {
                 continue;
             }
-            for heads in [[8, 8], [8, 2], [8, 1]] {
+            // Each count of rows once.
+            let heads: &[[usize; 2]] = match d {
+                128 => &[[8, 8], [8, 2]],
+                _ => &[[8, 1]],
+            };
+            for &heads in heads {
                 let mut setup = Setup::new(Mask::Causal, heads, [1, 4096], d);
                 setup.types = [F32, F16, F16, F32];
                 let operator = Attention::new(Mask::Causal).tuning(Tuning { decode, ..defaults });

@@ -6,8 +6,15 @@
 use arrayvec::ArrayVec;
 use bytemuck::{Pod, Zeroable};
 
+mod cooperative;
+mod fma;
+
+pub use cooperative::CooperativeTiling;
+pub use fma::{FmaTiling, Prefetch};
+
 use super::elementwise::Activation;
-use crate::capabilities::{Capabilities, DeviceClass};
+use crate::capabilities::{Capabilities, MatrixTier};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Matrices};
 use crate::recipe::{Constant, Launch, Recipe, linear_grid};
@@ -36,7 +43,7 @@ pub enum Residual<'a, T> {
 
 impl<'a, T> Residual<'a, T> {
     /// With the tensor replaced by what `f` makes of it.
-    pub(super) fn map<U>(&self, f: impl FnOnce(&'a T) -> &'a U) -> Residual<'a, U> {
+    pub(in crate::kernels) fn map<U>(&self, f: impl FnOnce(&'a T) -> &'a U) -> Residual<'a, U> {
         match *self {
             Self::None => Residual::None,
             Self::InOut => Residual::InOut,
@@ -47,7 +54,7 @@ impl<'a, T> Residual<'a, T> {
 
 impl Residual<'_, Layout> {
     /// The recipe's constant: where it comes from, or its element type.
-    pub(super) fn constant(&self) -> Constant {
+    pub(in crate::kernels) fn constant(&self) -> Constant {
         match self {
             Self::None => "none".into(),
             Self::InOut => "inout".into(),
@@ -67,12 +74,12 @@ pub enum Gating {
 }
 
 impl Gating {
-    pub(super) const fn constant(self) -> u32 {
+    pub(in crate::kernels) const fn constant(self) -> u32 {
         matches!(self, Self::GateUp) as u32
     }
 
     /// Rows of the weights for a column of the output.
-    pub(super) const fn factor(self) -> usize {
+    pub(in crate::kernels) const fn factor(self) -> usize {
         match self {
             Self::None => 1,
             Self::GateUp => 2,
@@ -80,110 +87,33 @@ impl Gating {
     }
 }
 
-/// Whether the next step's elements are read during a step's arithmetic.
+/// How the work is cut, and by what it is done: one row of a tuning table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Prefetch {
-    /// No: fewer registers.
-    Off,
-    /// Into registers.
-    On,
-}
-
-/// How the work is cut: one row of a tuning table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct GemmTuning {
-    /// Rows of the output for a workgroup: a power of two, at least 16.
-    pub tile_m: u32,
-    /// Columns of the output for a workgroup: a power of two, at least 16.
-    pub tile_n: u32,
-    /// Steps along k between barriers: a power of two, at least 8.
-    pub tile_k: u32,
-    /// Rows of the output for an invocation: 4 or 8.
-    pub per_m: u32,
-    /// Columns of the output for an invocation: 4 or 8; 8 for a gated product.
-    pub per_n: u32,
-    /// Whether to read ahead.
-    pub prefetch: Prefetch,
-    /// Rows of tiles that are walked together, column by column, so that workgroups in flight share operands.
-    pub group: u32,
+pub enum GemmTuning {
+    /// By f32 multiply-adds: any types, any strides.
+    Fma(FmaTiling),
+    /// By cooperative matrices: A and B of f16, their rows multiples of eight elements.
+    Cooperative(CooperativeTiling),
 }
 
 impl GemmTuning {
-    const fn new(tile: [u32; 3], per: [u32; 2], prefetch: Prefetch) -> Self {
-        Self {
-            tile_m: tile[0],
-            tile_n: tile[1],
-            tile_k: tile[2],
-            per_m: per[0],
-            per_n: per[1],
-            prefetch,
-            group: 8,
+    /// Rows and columns of the output for a workgroup (of a gated product, rows of B).
+    const fn tile(&self) -> [usize; 2] {
+        let (m, n) = match self {
+            Self::Fma(t) => (t.tile_m, t.tile_n),
+            Self::Cooperative(t) => (t.tile_m, t.tile_n),
+        };
+        [m as usize, n as usize]
+    }
+
+    /// Steps along k between barriers.
+    const fn tile_k(&self) -> usize {
+        match self {
+            Self::Fma(t) => t.tile_k as usize,
+            Self::Cooperative(t) => t.tile_k as usize,
         }
-    }
-
-    /// Invocations of a workgroup.
-    pub const fn invocations(&self) -> u32 {
-        (self.tile_m / self.per_m) * (self.tile_n / self.per_n)
-    }
-
-    /// Workgroup memory in bytes.
-    pub const fn workgroup_bytes(&self) -> u32 {
-        (self.tile_m + self.tile_n) * self.tile_k * 4
-    }
-
-    fn check(&self, caps: &Capabilities, gating: Gating) -> Result<()> {
-        let power = |v: u32, least: u32| v.is_power_of_two() && v >= least;
-        let sizes = power(self.tile_m, 16)
-            && power(self.tile_n, 16)
-            && power(self.tile_k, 8)
-            && [4, 8].contains(&self.per_m)
-            && [4, 8].contains(&self.per_n)
-            && self.group > 0
-            && (gating == Gating::None || self.per_n == 8);
-        if sizes
-            && self.tile_m <= 1024
-            && self.tile_n <= 1024
-            && self.tile_k <= 256
-            && self.invocations() <= caps.invocations
-            && self.workgroup_bytes() <= caps.workgroup_bytes
-        {
-            return Ok(());
-        }
-        Err(Error::argument(
-            "tuning",
-            format!("{self:?}"),
-            format!(
-                "powers of two, 4 or 8 an invocation (8 columns if gated), at most {} invocations and {} bytes",
-                caps.invocations, caps.workgroup_bytes
-            ),
-        ))
     }
 }
-
-/// Tilings the planner chooses from, with the share of the fastest one's speed that each reaches when it fills the
-/// device: f32 4096^3 on an H200, 2026-11-24, 41.0 TFLOP/s for the first (as much as 128 x 128 x 32 had, which wants 32 KiB).
-/// All fit WebGPU's default limits.
-const TILINGS: [(GemmTuning, f64); 8] = {
-    use Prefetch::{Off, On};
-    [
-        (GemmTuning::new([64, 64, 16], [8, 8], On), 1.0),
-        (GemmTuning::new([128, 64, 16], [8, 8], On), 0.94),
-        (GemmTuning::new([64, 128, 16], [8, 8], Off), 0.94),
-        (GemmTuning::new([64, 64, 16], [4, 8], Off), 0.85),
-        (GemmTuning::new([32, 64, 32], [4, 8], On), 0.79),
-        (GemmTuning::new([64, 64, 16], [4, 4], Off), 0.77),
-        (GemmTuning::new([32, 32, 32], [4, 4], On), 0.66),
-        (GemmTuning::new([16, 64, 32], [4, 4], On), 0.52),
-    ]
-};
-
-/// The tiling for software drivers: 4.0 GFLOP/s with llvmpipe on two cores, where 64 x 64 with 4 x 4 had 1.9
-/// and reading ahead 3.5.
-const SOFTWARE: GemmTuning = GemmTuning::new([64, 64, 16], [8, 8], Prefetch::Off);
-
-/// Workgroups that a GPU is taken to run at a time: a large card's number of multiprocessors. An adapter does
-/// not tell its own.
-const UNITS: usize = 128;
 
 /// `out[.., m, n] = F(alpha * A[.., m, k] B[.., k, n] + bias[n]) + residual[.., m, n]`.
 ///
@@ -290,6 +220,10 @@ struct Params {
     alpha: f32,
 }
 
+/// Workgroups that a GPU is taken to run at a time: a large card's number of multiprocessors. An adapter does
+/// not tell its own.
+const UNITS: usize = 128;
+
 /// A problem that has been checked.
 struct Checked {
     a: Matrices,
@@ -300,35 +234,22 @@ struct Checked {
 }
 
 impl Gemm {
-    /// What a sweep should try on this device for this problem: every tiling that fits it, with and without
-    /// reading ahead.
-    pub fn candidates(&self, caps: &Capabilities) -> Vec<GemmTuning> {
-        let extra = [
-            GemmTuning::new([128, 128, 8], [8, 8], Prefetch::On),
-            GemmTuning::new([128, 128, 32], [8, 8], Prefetch::On),
-            GemmTuning::new([256, 128, 8], [8, 8], Prefetch::On),
-            GemmTuning::new([128, 256, 8], [8, 8], Prefetch::On),
-            GemmTuning::new([64, 64, 16], [8, 8], Prefetch::On),
-            GemmTuning::new([64, 64, 32], [8, 8], Prefetch::On),
-            GemmTuning::new([64, 64, 32], [4, 4], Prefetch::On),
-            GemmTuning::new([64, 64, 32], [4, 8], Prefetch::On),
-            GemmTuning::new([64, 32, 32], [4, 4], Prefetch::On),
-            GemmTuning::new([16, 64, 32], [4, 8], Prefetch::On),
-            GemmTuning::new([16, 32, 64], [4, 4], Prefetch::On),
-        ];
-        let tilings = TILINGS.iter().map(|(tuning, _)| *tuning).chain(extra);
-        tilings
-            .flat_map(|t| {
-                [Prefetch::On, Prefetch::Off].map(|prefetch| GemmTuning { prefetch, ..t })
-            })
-            .filter(|t| t.check(caps, self.gating).is_ok())
-            .collect()
+    /// What a sweep should try on this device for operands of these types: every tiling that fits.
+    pub fn candidates(&self, caps: &Capabilities, operands: [DType; 2]) -> Vec<GemmTuning> {
+        let mut found: Vec<GemmTuning> = fma::candidates(caps, self.gating)
+            .map(GemmTuning::Fma)
+            .collect();
+        if caps.matrix_tier() == MatrixTier::Cooperative && operands == [DType::F16; 2] {
+            let tilings = cooperative::candidates(caps, self);
+            found.extend(tilings.map(GemmTuning::Cooperative));
+        }
+        found
     }
 
     /// Plans the dispatch, choosing the tiling.
     pub fn plan(&self, caps: &Capabilities, args: &GemmArgs<'_, Layout>) -> Result<Launch> {
         let problem = self.check(args)?;
-        let tuning = self.choose(caps, &problem);
+        let tuning = self.choose(caps, args, &problem);
         self.launch(caps, args, &problem, &tuning)
     }
 
@@ -339,8 +260,15 @@ impl Gemm {
         args: &GemmArgs<'_, Layout>,
         tuning: &GemmTuning,
     ) -> Result<Launch> {
-        tuning.check(caps, self.gating)?;
-        self.launch(caps, args, &self.check(args)?, tuning)
+        let problem = self.check(args)?;
+        match tuning {
+            GemmTuning::Fma(tiling) => tiling.check(caps, self.gating)?,
+            GemmTuning::Cooperative(tiling) => {
+                cooperative::admit(caps, args, &problem)?;
+                tiling.check(caps, self)?;
+            }
+        }
+        self.launch(caps, args, &problem, tuning)
     }
 
     /// Records the product.
@@ -464,24 +392,20 @@ impl Gemm {
         })
     }
 
-    /// The tiling that is expected to take the shortest time: rounds of workgroups times a tile's work.
-    fn choose(&self, caps: &Capabilities, problem: &Checked) -> GemmTuning {
-        if caps.class == DeviceClass::Software {
-            return SOFTWARE;
+    /// The tiling that is expected to take the shortest time, of the fastest kernel that admits the problem.
+    fn choose(
+        &self,
+        caps: &Capabilities,
+        args: &GemmArgs<'_, Layout>,
+        problem: &Checked,
+    ) -> GemmTuning {
+        let cooperative = cooperative::admit(caps, args, problem)
+            .ok()
+            .and_then(|()| cooperative::choose(caps, self, problem));
+        match cooperative {
+            Some(tiling) => GemmTuning::Cooperative(tiling),
+            None => GemmTuning::Fma(fma::choose(caps, self.gating, problem)),
         }
-        let n = problem.out.cols * self.gating.factor();
-        let time = |tuning: &GemmTuning, speed: f64| {
-            let (tile_m, tile_n) = (tuning.tile_m as usize, tuning.tile_n as usize);
-            let tiles: usize =
-                problem.out.rows.div_ceil(tile_m) * n.div_ceil(tile_n) * problem.out.batch;
-            (tiles.div_ceil(UNITS) * tile_m * tile_n) as f64 / speed
-        };
-        let fitting = TILINGS
-            .iter()
-            .filter(|(t, _)| t.check(caps, self.gating).is_ok());
-        fitting
-            .min_by(|(t, s), (u, r)| time(t, *s).total_cmp(&time(u, *r)))
-            .map_or(SOFTWARE, |(tuning, _)| *tuning)
     }
 
     fn launch(
@@ -499,9 +423,9 @@ impl Gemm {
             k,
         } = problem;
         let n = out.cols * self.gating.factor();
-        let (tile_m, tile_n) = (tuning.tile_m as usize, tuning.tile_n as usize);
+        let [tile_m, tile_n] = tuning.tile();
         let (tiles_m, tiles_n) = (out.rows.div_ceil(tile_m), n.div_ceil(tile_n));
-        let edges = if !k.is_multiple_of(tuning.tile_k as usize) {
+        let edges = if !k.is_multiple_of(tuning.tile_k()) {
             "all"
         } else if !out.rows.is_multiple_of(tile_m) || !n.is_multiple_of(tile_n) {
             "outer"
@@ -541,14 +465,25 @@ impl Gemm {
             bias_offset: args.bias.map_or(0, |b| b.offset() as u32),
             alpha: self.alpha,
         };
-        let recipe = Recipe::new("gemm/gemm")
-            .with("A", args.a.dtype())
-            .with("B", args.b.dtype())
-            .with("OUT", args.out.dtype())
-            .with("A_MAJOR", if self.a == Transpose::No { "k" } else { "m" })
-            .with("B_MAJOR", if self.b == Transpose::Yes { "k" } else { "n" })
+        let majors = |recipe: Recipe| {
+            recipe
+                .with("OUT", args.out.dtype())
+                .with("A_MAJOR", if self.a == Transpose::No { "k" } else { "m" })
+                .with("B_MAJOR", if self.b == Transpose::Yes { "k" } else { "n" })
+        };
+        let recipe = match tuning {
+            GemmTuning::Fma(_) => majors(
+                Recipe::new("gemm/gemm")
+                    .with("A", args.a.dtype())
+                    .with("B", args.b.dtype()),
+            )
             .with("A_VEC", vec(a.multiple_of(4)))
-            .with("B_VEC", vec(b.multiple_of(4)))
+            .with("B_VEC", vec(b.multiple_of(4))),
+            GemmTuning::Cooperative(_) => {
+                majors(Recipe::new("gemm/cooperative").with("LOADS", "wide"))
+            }
+        };
+        let recipe = recipe
             .with("OUT_VEC", vec(out_wide))
             .with(
                 "BIAS",
@@ -558,14 +493,11 @@ impl Gemm {
             .with("RESIDUAL", args.residual.constant())
             .with("F", self.activation.name())
             .with("GATED", self.gating.constant())
-            .with("EDGES", edges)
-            .with("BM", tuning.tile_m)
-            .with("BN", tuning.tile_n)
-            .with("BK", tuning.tile_k)
-            .with("TM", tuning.per_m)
-            .with("TN", tuning.per_n)
-            .with("PREFETCH", (tuning.prefetch == Prefetch::On) as u32)
-            .with("GROUP", tuning.group);
+            .with("EDGES", edges);
+        let recipe = match tuning {
+            GemmTuning::Fma(tiling) => tiling.constants(recipe),
+            GemmTuning::Cooperative(tiling) => tiling.constants(recipe),
+        };
         let [x, y, _] = linear_grid(caps, tiles_m * tiles_n);
         Launch::new(caps, recipe, [x, y, out.batch], &params)
     }
@@ -585,7 +517,7 @@ fn require_batch(name: &str, batch: usize, out: usize) -> Result<()> {
 }
 
 /// Errors unless `bias` is n adjacent numbers.
-pub(super) fn require_bias(bias: &Layout, n: usize) -> Result<()> {
+pub(in crate::kernels) fn require_bias(bias: &Layout, n: usize) -> Result<()> {
     bias.require_float("bias")?;
     bias.require_shape("bias", &[n])?;
     bias.as_rows("bias").map(|_| ())
@@ -594,7 +526,7 @@ pub(super) fn require_bias(bias: &Layout, n: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::DType;
+    use crate::capabilities::{CooperativeShape, DeviceClass, SubgroupSizes};
 
     fn layout(shape: &[usize]) -> Layout {
         Layout::contiguous(DType::F32, shape).unwrap()
@@ -630,13 +562,76 @@ mod tests {
         assert_eq!(tile(&software, 4096, 4096, 4096), "64x64 none");
     }
 
-    #[test]
-    fn every_tiling_of_the_table_fits_the_portable_tier() {
-        let caps = Capabilities::webgpu_default();
-        for (tuning, _) in &TILINGS {
-            tuning.check(&caps, Gating::None).unwrap();
+    fn tensor_cores() -> Capabilities {
+        Capabilities {
+            class: DeviceClass::Discrete,
+            shader_f16: true,
+            spirv: true,
+            subgroups: Some(SubgroupSizes { min: 32, max: 32 }),
+            cooperative: vec![CooperativeShape {
+                m: 16,
+                n: 16,
+                k: 16,
+                f16_inputs: true,
+                f32_accumulator: true,
+            }],
+            invocations: 1024,
+            workgroup_bytes: 48 << 10,
+            ..Capabilities::webgpu_default()
         }
-        SOFTWARE.check(&caps, Gating::GateUp).unwrap();
+    }
+
+    #[test]
+    fn matrix_units_take_f16_whose_rows_are_whole_vectors() {
+        let shader = |caps: &Capabilities, dtype, [m, n, k]: [usize; 3]| {
+            let of = |shape: [usize; 2]| Layout::contiguous(dtype, shape).unwrap();
+            let (a, b, out) = (of([m, k]), of([k, n]), of([m, n]));
+            let launch = Gemm::default().plan(caps, &GemmArgs::new(&a, &b, &out));
+            launch.unwrap().recipe.shader()
+        };
+        let caps = tensor_cores();
+        let (fma, matrix) = ("gemm/gemm", "gemm/cooperative");
+        assert_eq!(shader(&caps, DType::F16, [8192, 8192, 8192]), matrix);
+        assert_eq!(shader(&caps, DType::F16, [100, 72, 40]), matrix);
+        assert_eq!(shader(&caps, DType::F16, [100, 72, 44]), fma);
+        assert_eq!(shader(&caps, DType::F16, [100, 70, 40]), fma);
+        assert_eq!(shader(&caps, DType::F32, [8192, 8192, 8192]), fma);
+        assert_eq!(shader(&caps, DType::BF16, [8192, 8192, 8192]), fma);
+        let without = Capabilities {
+            spirv: false,
+            ..tensor_cores()
+        };
+        assert_eq!(shader(&without, DType::F16, [8192, 8192, 8192]), fma);
+        let wide = Capabilities {
+            subgroups: Some(SubgroupSizes { min: 32, max: 64 }),
+            ..tensor_cores()
+        };
+        assert_eq!(shader(&wide, DType::F16, [8192, 8192, 8192]), fma);
+    }
+
+    #[test]
+    fn matrix_units_get_the_tiling_that_suits_the_output() {
+        let caps = tensor_cores();
+        let tile = |b: Transpose, [m, n, k]: [usize; 3]| {
+            let of = |shape: [usize; 2]| Layout::contiguous(DType::F16, shape).unwrap();
+            let right = match b {
+                Transpose::No => [k, n],
+                Transpose::Yes => [n, k],
+            };
+            let (a, right, out) = (of([m, k]), of(right), of([m, n]));
+            let gemm = Gemm {
+                b,
+                ..Gemm::default()
+            };
+            let launch = gemm.plan(&caps, &GemmArgs::new(&a, &right, &out)).unwrap();
+            ["BM", "BN", "BK"].map(|name| launch.recipe.constant(name).unwrap().to_string())
+        };
+        let (no, yes) = (Transpose::No, Transpose::Yes);
+        assert_eq!(tile(no, [8192, 8192, 8192]), ["128", "128", "32"]);
+        assert_eq!(tile(yes, [8192, 8192, 8192]), ["128", "160", "32"]);
+        // One workgroup for a multiprocessor: whole lines of 128 bytes.
+        assert_eq!(tile(no, [4096, 512, 14336]), ["128", "128", "64"]);
+        assert_eq!(tile(no, [512, 512, 4096]), ["64", "64", "64"]);
     }
 
     #[test]

@@ -4,6 +4,8 @@ pub mod attention;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
+pub mod fft;
+pub mod fftconv;
 pub mod gemm;
 pub mod gemv;
 pub mod hyena;

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod attention_backward;
 pub mod cache;
 pub mod elementwise;
+pub mod fftconv;
 pub mod gemm;
 pub mod gemv;
 pub mod heater;
@@ -84,6 +85,11 @@ pub const BENCHES: &[Bench] = &[
         name: "elementwise",
         rows: elementwise::rows,
         sweep: elementwise::sweep,
+    },
+    Bench {
+        name: "fftconv",
+        rows: fftconv::rows,
+        sweep: fftconv::sweep,
     },
     Bench {
         name: "gemm",

@@ -6,6 +6,8 @@ pub mod cache;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
+pub mod fft;
+pub mod fftconv;
 pub mod gemm;
 pub mod hyena;
 pub mod norm;
@@ -61,6 +63,16 @@ pub const FAMILIES: &[Family] = &[
         name: "embedding",
         cases: embedding::cases,
         launches: embedding::launches,
+    },
+    Family {
+        name: "fft",
+        cases: fft::cases,
+        launches: fft::launches,
+    },
+    Family {
+        name: "fftconv",
+        cases: fftconv::cases,
+        launches: fftconv::launches,
     },
     Family {
         name: "gemm",

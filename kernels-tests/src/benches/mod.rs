@@ -72,14 +72,14 @@ pub const BENCHES: &[Bench] = &[
         sweep: attention::sweep,
     },
     Bench {
-        name: "cache",
-        rows: cache::rows,
-        sweep: cache::sweep,
-    },
-    Bench {
         name: "attention_backward",
         rows: attention_backward::rows,
         sweep: attention_backward::sweep,
+    },
+    Bench {
+        name: "cache",
+        rows: cache::rows,
+        sweep: cache::sweep,
     },
     Bench {
         name: "elementwise",

@@ -40,14 +40,14 @@ pub const FAMILIES: &[Family] = &[
         launches: attention::launches,
     },
     Family {
-        name: "cache",
-        cases: cache::cases,
-        launches: cache::launches,
-    },
-    Family {
         name: "attention_backward",
         cases: attention_backward::cases,
         launches: attention_backward::launches,
+    },
+    Family {
+        name: "cache",
+        cases: cache::cases,
+        launches: cache::launches,
     },
     Family {
         name: "ceilings",

@@ -35,7 +35,7 @@ pub use backward::{
     AttentionBackward, BackwardArgs, BackwardLayouts, BackwardPlan, Gradient, Gradients,
     MAX_BACKWARD_DIM,
 };
-pub use backward_tuning::{BackwardTuning, GradientTuning};
+pub use backward_tuning::{BackwardTuning, FlashGradientTuning, GradientTuning};
 pub use blocks::Blocks;
 pub use cached::{CacheArgs, CacheLayouts};
 pub use documents::{Documents, Packing};

@@ -258,6 +258,11 @@ impl<'a> Problem<'a> {
         ))
     }
 
+    /// Whether scores are bent.
+    pub(super) fn softcapped(&self) -> bool {
+        self.cap > 0.0
+    }
+
     pub(super) fn params(&self, splits: usize) -> Params {
         let AttentionLayouts { q, k, v, out, .. } = self.layouts;
         let [q, mut k, mut v, out] = [q, k, v, out].map(|l| strides(l));

@@ -12,8 +12,10 @@ use crate::buffer::{Buffer, Pool};
 use crate::capabilities::{Capabilities, CooperativeShape, DeviceClass, ParamsTier, SubgroupSizes};
 use crate::error::{Error, Result};
 use crate::kernel::{BindGroups, Kernel, Layouts};
+use crate::layout::Layout;
 use crate::recipe::Recipe;
 use crate::recorder::{Pass, Profile};
+use crate::tensor::Tensor;
 
 /// Whether compiled shaders check the bounds of every access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -213,6 +215,8 @@ pub struct Context {
     pub(crate) inner: Arc<Inner>,
 }
 
+type Constants = FxHashMap<Vec<u32>, (Arc<Buffer>, Layout)>;
+
 pub(crate) struct Inner {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
@@ -222,6 +226,8 @@ pub(crate) struct Inner {
     pub(crate) staging: Mutex<Vec<wgpu::Buffer>>,
     pub(crate) scratch: Mutex<Vec<Option<Arc<Buffer>>>>,
     pub(crate) layouts: Mutex<Layouts>,
+    /// Tables that operators read, by what they are of.
+    constants: Mutex<Constants>,
     checks: ShaderChecks,
     kernels: Mutex<FxHashMap<Recipe, Arc<Kernel>>>,
     lost: Arc<Mutex<Option<String>>>,
@@ -308,6 +314,7 @@ impl Context {
             pool: Pool::new(&caps),
             bind_groups: Mutex::default(),
             layouts: Mutex::default(),
+            constants: Mutex::default(),
             staging: Mutex::default(),
             scratch: Mutex::default(),
             checks: options.checks.unwrap_or_default(),
@@ -340,6 +347,23 @@ impl Context {
                 inner.caps.matrix_elements = lie;
             }
         }
+    }
+
+    /// The table of complex numbers that `key` stands for, made at the first use and kept as long as the device.
+    pub(crate) fn complex_table(
+        &self,
+        key: &[u32],
+        make: impl FnOnce() -> Vec<[f32; 2]>,
+    ) -> Result<Tensor> {
+        if let Some((buffer, layout)) = lock(&self.inner.constants).get(key) {
+            return Ok(Tensor::over(self, buffer.clone(), layout.clone()));
+        }
+        let table = make();
+        let flat: &[f32] = bytemuck::cast_slice(&table);
+        let tensor = Tensor::from_slice(self, flat, [table.len(), 2])?;
+        let kept = (tensor.buffer().clone(), tensor.layout().clone());
+        lock(&self.inner.constants).insert(key.to_vec(), kept);
+        Ok(tensor)
     }
 
     /// What the device can do.

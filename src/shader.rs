@@ -10,10 +10,11 @@ use std::sync::OnceLock;
 use include_dir::{Dir, include_dir};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 
 use crate::capabilities::ParamsTier;
 use crate::error::{Error, Result};
+use crate::radix;
 use crate::recipe::{Constant, Recipe};
 
 static SHADERS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/shaders");
@@ -118,11 +119,58 @@ pub fn kernels() -> Vec<String> {
     found
 }
 
+/// What templates of transforms compute with: logarithms, digits, twiddle factors ([`crate::radix`]).
+fn add_functions(env: &mut Environment<'static>) {
+    let power = |n: u32| match n.is_power_of_two() {
+        true => Ok(n.ilog2()),
+        false => Err(minijinja::Error::new(
+            ErrorKind::InvalidOperation,
+            format!("{n} is no power of two"),
+        )),
+    };
+    env.add_function("ilog2", power);
+    env.add_function("bit_reverse", move |i: u32, n: u32| {
+        Ok::<_, minijinja::Error>(match power(n)? {
+            0 => 0,
+            bits => i.reverse_bits() >> (32 - bits),
+        })
+    });
+    env.add_function("turn", |numerator: i64, denominator: i64| {
+        let (cos, sin) = radix::turn(numerator, denominator);
+        format!("vec2<f32>({:?}, {:?})", cos as f32, sin as f32)
+    });
+    env.add_function("cos_turn", |n: i64, d: i64| {
+        format!("{:?}", radix::turn(n, d).0 as f32)
+    });
+    env.add_function("sin_turn", |n: i64, d: i64| {
+        format!("{:?}", radix::turn(n, d).1 as f32)
+    });
+    env.add_function("fft_radices", |radices: Vec<u32>| {
+        let used: Vec<u32> = radices.into_iter().filter(|&r| r > 1).collect();
+        if used.is_empty() { vec![1] } else { used }
+    });
+    env.add_function("fft_stored", |r: usize| {
+        let kept = radix::stored(r).map(|(level, k)| vec![level, k]);
+        kept.collect::<Vec<_>>()
+    });
+    env.add_function("fft_steps", |radices: Vec<usize>| {
+        let used: Vec<usize> = radices.into_iter().filter(|&r| r > 1).collect();
+        let step = |s: &radix::Step| {
+            context! {
+                radix => s.radix, stride => s.stride, high => s.high,
+                forward => s.forward, inverse => s.inverse,
+            }
+        };
+        radix::steps(&used).iter().map(step).collect::<Vec<_>>()
+    });
+}
+
 fn environment() -> &'static Environment<'static> {
     static ENVIRONMENT: OnceLock<Environment<'static>> = OnceLock::new();
     ENVIRONMENT.get_or_init(|| {
         let mut env = Environment::new();
         env.set_undefined_behavior(UndefinedBehavior::Strict);
+        add_functions(&mut env);
         let syntax = SyntaxConfig::builder()
             .block_delimiters("<%", "%>")
             .variable_delimiters("${", "}")

@@ -3,12 +3,13 @@
 #[path = "../../tests/models/mod.rs"]
 mod models;
 
+use flashwave::kernels::hyena::Relaxed;
 use flashwave::loader::Weights;
 use flashwave::model::{Decode, Hyena, HyenaSession, Sampling};
 use flashwave::reference::hyena::Hyena as Reference;
 use flashwave::{Context, DType};
 use kernels_tests::grammar::Grammar;
-use kernels_tests::tolerance::{Ulps, check};
+use kernels_tests::tolerance::{Ulps, check, farther};
 use serde_json::Value;
 
 /// As many tokens as the small model has positions.
@@ -23,15 +24,16 @@ fn tokens() -> Vec<u32> {
     noise.into_iter().map(|b| u32::from(b) % 16).collect()
 }
 
-/// Logits of every token: in f64 of the weights as they are, in f32 of the weights as `dtype`.
+/// Logits of every token: in f64 of the weights as they are, in f32 of the weights as `dtype`, the long convolutions as sums
+/// and by FFT.
 fn expected(weights: &Weights, dtype: DType) -> (Vec<f64>, Vec<f32>) {
     let mut exact = Reference::<f64>::new(weights, DType::F32).expect("loads");
     let mut naive = Reference::<f32>::new(weights, dtype).expect("loads");
-    let exact = tokens().into_iter().flat_map(|t| exact.feed(t)).collect();
-    (
-        exact,
-        tokens().into_iter().flat_map(|t| naive.feed(t)).collect(),
-    )
+    let by_fft = naive.text(&tokens());
+    let exact: Vec<f64> = tokens().into_iter().flat_map(|t| exact.feed(t)).collect();
+    let sums = tokens().into_iter().flat_map(|t| naive.feed(t)).collect();
+    let naive = farther(&exact, [sums, by_fft]);
+    (exact, naive)
 }
 
 /// Logits of `tokens`, one call after the other with as many tokens as `parts` says.
@@ -64,7 +66,13 @@ fn prompts_and_single_tokens_are_the_reference() {
         ones(TOKENS),
         [vec![37], ones(100), vec![60], ones(103)].concat(),
     ] {
-        let mut session = model.session(TOKENS).expect("a session");
+        // By FFT from blocks of 128 on, and for the whole text.
+        let relaxed = Relaxed {
+            block: 32,
+            direct: 64,
+        };
+        let session = model.session_with(TOKENS, relaxed);
+        let mut session = session.expect("a session");
         let out = by_parts(&mut session, &parts);
         let outcome = check(&out, &exact, &naive, Ulps(0.0));
         outcome.unwrap_or_else(|e| panic!("{} parts: {e}", parts.len()));
@@ -82,6 +90,7 @@ fn half_precision_weights_cost_what_their_rounding_costs() {
     for dtype in [DType::F16, DType::BF16] {
         let (exact, naive) = expected(&weights, dtype);
         let model = Hyena::load_with(&ctx, &weights, Some(dtype), &mut |_| ()).expect("loads");
+        // Directly throughout.
         let mut session = model.session(200).expect("a session");
         let out = by_parts(&mut session, &[&[90][..], &[1; 110]].concat());
         let n = out.len();
@@ -121,6 +130,12 @@ fn bad_arguments_are_named() {
     let message = |capacity| model.session(capacity).err().expect("refused").to_string();
     assert!(message(0).starts_with("capacity: 0 tokens"));
     assert!(message(301).contains("1 to 300"));
+    let odd = Relaxed {
+        block: 48,
+        direct: 64,
+    };
+    let refused = model.session_with(8, odd).err().expect("refused");
+    assert_eq!(refused.to_string(), "block: 48; allowed: a power of two");
     let mut session = model.session(8).expect("a session");
     let mut refused = |tokens: &[u32]| session.feed(tokens).err().expect("refused").to_string();
     assert!(refused(&[]).starts_with("tokens: none"));

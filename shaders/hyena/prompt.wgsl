@@ -2,7 +2,7 @@
 // before it, from token-major to channel-major.
 //
 //   (x0, x1, v)[t, c] = sum_j weights[., j] projection[t - (SHORT - 1) + j] + bias
-//   gate[c, t] = x0,   z[c, t] = x1 v
+//   gate[c, t] = x0,   z[c, t] = x1 v,   z[c, t] = 0 for t from `tokens` to z_columns
 //
 // projection: [tokens, 3 channels], x0, then x1, then v in a row. weights and state as in step.wgsl: state holds what lies
 // before token 0, and stays. gate, z: [channels, ..], rows gate_stride and z_stride apart.
@@ -20,6 +20,7 @@ struct Params {
     gate_stride: u32,
     z_offset: u32,
     z_stride: u32,
+    z_columns: u32,
 }
 ${ t.params(PARAMS) }
 ${ t.words(1, "projection", "f32") }
@@ -66,9 +67,13 @@ fn main(
     for (var row = index / ${TILE}u; row < ${TILE}u; row += ${WG // TILE}u) {
         let t = first_token + column;
         let c = first_channel + row;
-        if t < p.tokens && c < p.channels {
-            gate[p.gate_offset + c * p.gate_stride + t] = gates[row * ${TILE + 1}u + column];
-            z[p.z_offset + c * p.z_stride + t] = values[row * ${TILE + 1}u + column];
+        if c < p.channels {
+            var value = 0.0;
+            if t < p.tokens {
+                gate[p.gate_offset + c * p.gate_stride + t] = gates[row * ${TILE + 1}u + column];
+                value = values[row * ${TILE + 1}u + column];
+            }
+            if t < p.z_columns { z[p.z_offset + c * p.z_stride + t] = value; }
         }
     }
 }

@@ -3,7 +3,7 @@ Bindings of a kernel: its parameters and its tensors.
 
   ${ t.params(PARAMS) }                 after `struct Params` (of u32, i32 and f32 alone): the variable `p`
   ${ t.input(1, "x", X) }               f32, f16 or bf16, read
-  ${ t.output(2, "y", Y, VEC) }         written; with VEC 8 or 4 by aligned groups of as many, with 1 by element
+  ${ t.output(2, "y", Y, VEC) }         written; with VEC 8, 4 or 2 by aligned groups of as many, with 1 by element
   ${ t.inout(2, "y", Y, VEC) }          read and written
   ${ t.input8(1, "w", W) }              read by aligned groups of eight, in 16-byte accesses; input with VEC 8 alike
   ${ t.words(3, "ids", "u32") }         plain 32-bit elements
@@ -12,10 +12,12 @@ Memory is seen as groups of four elements (16 bytes of f32, 8 of f16 and bf16), 
 element type has; with VEC 8 as groups of eight, and only what is marked so exists. For a tensor `x` there are then, all with element indices,
   load_x(i) -> f32                      any element
   load4_x(i) -> vec4<f32>               i a multiple of 4
+  load2_x(i) -> vec2<f32>               i a multiple of 2
   load_some_x(i, n) -> vec4<f32>        n elements from i on, the rest zero; with VEC 4, i and n are multiples of 4
   load8_w(i) -> Eight                   input8, VEC 8: .low and .high of four elements; i a multiple of 8
   store_y(i, v)                         VEC 1 only: any element
   store4_y(i, v)                        VEC 4 only: i a multiple of 4
+  store2_y(i, v)                        VEC 2 only (output): i a multiple of 2
   store8_y(i, low, high)                VEC 8 only: i a multiple of 8
   store_some_y(i, n, v)                 the first n of four, as load_some
 Two elements of a 16-bit type share a word. With VEC 1 neighbours may belong to other invocations, so a store
@@ -77,6 +79,8 @@ fn load8_${name}(i: u32) -> Eight {
 @group(0) @binding(${index}) var<storage, read_write> ${name}: array<vec4<u32>>;
 #elif vec == 4
 @group(0) @binding(${index}) var<storage, read_write> ${name}: array<vec2<u32>>;
+#elif vec == 2
+@group(0) @binding(${index}) var<storage, read_write> ${name}: array<u32>;
 #else
 @group(0) @binding(${index}) var<storage, read_write> ${name}: array<atomic<u32>>;
 #endif
@@ -95,6 +99,7 @@ ${loads(name, dtype, vec, dtype != "f32" and vec != 4)}
 #macro loads(name, dtype, vec, atomic)
 #if dtype == "f32"
 fn load_${name}(i: u32) -> f32 { return ${name}[i >> 2u][i & 3u]; }
+fn load2_${name}(i: u32) -> vec2<f32> { return vec2<f32>(load_${name}(i), load_${name}(i + 1u)); }
 fn load4_${name}(i: u32) -> vec4<f32> { return ${name}[i >> 2u]; }
 #else
 #if atomic
@@ -110,6 +115,7 @@ fn load4_${name}(i: u32) -> vec4<f32> {
 }
 #endif
 fn load_${name}(i: u32) -> f32 { return (${pair("word_" ~ name ~ "(i >> 1u)", dtype)})[i & 1u]; }
+fn load2_${name}(i: u32) -> vec2<f32> { return ${pair("word_" ~ name ~ "(i >> 1u)", dtype)}; }
 #endif
 #if vec == 4
 fn load_some_${name}(i: u32, n: u32) -> vec4<f32> {
@@ -150,6 +156,15 @@ fn store4_${name}(i: u32, v: vec4<f32>) {
 }
 fn store_some_${name}(i: u32, n: u32, v: vec4<f32>) {
     if n > 0u { store4_${name}(i, v); }
+}
+#elif vec == 2
+fn store2_${name}(i: u32, v: vec2<f32>) {
+#if dtype == "f32"
+    ${name}[i >> 2u][i & 3u] = v.x;
+    ${name}[i >> 2u][(i & 3u) + 1u] = v.y;
+#else
+    ${name}[i >> 1u] = ${pack("v", dtype)};
+#endif
 }
 #else
 fn store_${name}(i: u32, v: f32) {

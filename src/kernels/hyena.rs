@@ -19,12 +19,12 @@ use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
 /// How a relaxed convolution is cut: one row of a tuning table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Relaxed {
     /// Tokens of a block, whose contributions to one another are summed token by token: a power of two. As large as the
     /// text, every token's sum is over the whole text, and nothing is ever pushed.
     pub block: usize,
-    /// Largest block that is pushed directly ([`BlockConv`]); larger ones by FFT.
+    /// Largest block, and largest text of a prompt, that is convolved directly ([`BlockConv`]); larger ones by FFT.
     pub direct: usize,
 }
 
@@ -241,6 +241,7 @@ struct PromptParams {
     gate_stride: u32,
     z_offset: u32,
     z_stride: u32,
+    z_columns: u32,
 }
 
 /// The tensors of a [`Prompt`], or their layouts: all f32, rows of adjacent elements.
@@ -252,7 +253,7 @@ pub struct PromptArgs<'a, T> {
     pub short: Short<'a, T>,
     /// `[channels, tokens]`: x0.
     pub gate: &'a T,
-    /// `[channels, tokens]`: x1 v.
+    /// `[channels, tokens or more]`: x1 v, and zeros after the tokens.
     pub z: &'a T,
 }
 
@@ -280,7 +281,12 @@ impl Prompt {
             return Err(Error::argument("gate", was, "[channels, tokens]"));
         };
         let gate = matrix("gate", args.gate, channels, tokens)?;
-        let z = matrix("z", args.z, channels, tokens)?;
+        let columns = args.z.shape().last().copied().unwrap_or(1);
+        if columns < tokens {
+            let allowed = format!("[{channels}, {tokens} or more]");
+            return Err(Error::argument("z", format!("{:?}", args.z), allowed));
+        }
+        let z = matrix("z", args.z, channels, columns)?;
         let projection = matrix("projection", args.projection, tokens, 3 * channels)?;
         let short = args.short.taps(channels)?;
         let params = PromptParams {
@@ -292,12 +298,13 @@ impl Prompt {
             gate_stride: gate.stride as u32,
             z_offset: z.offset as u32,
             z_stride: z.stride as u32,
+            z_columns: columns as u32,
         };
         let recipe = Recipe::new("hyena/prompt")
             .with("SHORT", short as u32)
             .with("TILE", TILE as u32)
             .with("WG", WORKGROUP);
-        let grid = [tokens.div_ceil(TILE), channels.div_ceil(TILE), 1];
+        let grid = [columns.div_ceil(TILE), channels.div_ceil(TILE), 1];
         Launch::new(caps, recipe, grid, &params)
     }
 
@@ -411,4 +418,38 @@ impl BlockConv {
         let launch = self.plan(pass.capabilities(), x.layout(), taps.layout(), y.layout())?;
         pass.launch(&launch, &[x, taps, y])
     }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct AccumulateParams {
+    cols: u32,
+    x_offset: u32,
+    x_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+}
+
+/// Plans [`accumulate`]: x and y of one shape `[rows, cols]`, f32, rows of adjacent elements.
+pub fn plan_accumulate(caps: &Capabilities, x: &Layout, y: &Layout) -> Result<Launch> {
+    let &[rows, cols] = y.shape() else {
+        return Err(Error::argument("y", format!("{y:?}"), "two dimensions"));
+    };
+    let (x, y) = (matrix("x", x, rows, cols)?, matrix("y", y, rows, cols)?);
+    let params = AccumulateParams {
+        cols: cols as u32,
+        x_offset: x.offset as u32,
+        x_stride: x.stride as u32,
+        y_offset: y.offset as u32,
+        y_stride: y.stride as u32,
+    };
+    let recipe = Recipe::new("hyena/accumulate").with("WG", WORKGROUP);
+    let grid = [cols.div_ceil(WORKGROUP as usize), rows, 1];
+    Launch::new(caps, recipe, grid, &params)
+}
+
+/// Records y += x.
+pub fn accumulate(pass: &mut Pass<'_>, x: &Tensor, y: &Tensor) -> Result<()> {
+    let launch = plan_accumulate(pass.capabilities(), x.layout(), y.layout())?;
+    pass.launch(&launch, &[x, y])
 }

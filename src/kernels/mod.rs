@@ -5,6 +5,8 @@ pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
 pub mod fragments;
+pub mod fft;
+pub mod fftconv;
 pub mod gemm;
 pub mod gemv;
 pub mod hyena;

@@ -2,6 +2,7 @@
 //! (arXiv 2302.10866).
 
 use super::elementwise::combine;
+use super::fft::{radix2, times};
 use super::llama::{add, product, rms_norm};
 use super::{Real, widen_as};
 use crate::dtype::DType;
@@ -247,8 +248,7 @@ impl<R: Real> Hyena<R> {
         let mut hidden = self.embedding[token as usize * c.hidden_size..][..c.hidden_size].to_vec();
         for (layer, state) in self.layers.iter_mut().zip(&mut self.states) {
             layer.taps.push(layer.filter.taps(state.inputs.len()));
-            let x = rms_norm(&hidden, &layer.hyena_norm, c.norm_eps);
-            let projection = product(&layer.in_proj, &x);
+            let projection = layer.project(&hidden, c.norm_eps);
             let mixed = operator(
                 state,
                 projection,
@@ -256,18 +256,86 @@ impl<R: Real> Hyena<R> {
                 &layer.short_bias,
                 &layer.taps,
             );
-            add(&mut hidden, &product(&layer.out_proj, &mixed));
-            let x = rms_norm(&hidden, &layer.mlp_norm, c.norm_eps);
-            let (gate, up) = (product(&layer.gate, &x), product(&layer.up, &x));
-            let silu = BinaryOp::Gated(Activation::Silu);
-            let gated: Vec<R> = gate
-                .iter()
-                .zip(&up)
-                .map(|(&g, &u)| combine(silu, g, u))
-                .collect();
-            add(&mut hidden, &product(&layer.down, &gated));
+            layer.finish(&mut hidden, &mixed, c.norm_eps);
         }
         product(&self.head, &rms_norm(&hidden, &self.norm, c.norm_eps))
+    }
+
+    /// Logits of every token of a text of its own, the long convolutions by textbook FFTs: naive arithmetic for what a
+    /// device does by FFT.
+    pub fn text(&self, tokens: &[u32]) -> Vec<R> {
+        let c = &self.config;
+        let embed =
+            |&t: &u32| self.embedding[t as usize * c.hidden_size..][..c.hidden_size].to_vec();
+        let mut hidden: Vec<Vec<R>> = tokens.iter().map(embed).collect();
+        for layer in &self.layers {
+            let projections: Vec<Vec<R>> = hidden
+                .iter()
+                .map(|h| layer.project(h, c.norm_eps))
+                .collect();
+            let short: Vec<Vec<R>> = (0..tokens.len())
+                .map(|t| {
+                    let [short, _] =
+                        short_filter(&projections[..=t], &layer.short_weight, &layer.short_bias);
+                    short
+                })
+                .collect();
+            let taps: Vec<Vec<R>> = (0..tokens.len()).map(|n| layer.filter.taps(n)).collect();
+            let mut mixed = vec![vec![R::zero(); c.hidden_size]; tokens.len()];
+            for channel in 0..c.hidden_size {
+                let (x1, v) = (c.hidden_size + channel, 2 * c.hidden_size + channel);
+                let z: Vec<R> = short.iter().map(|s| s[x1] * s[v]).collect();
+                let h: Vec<R> = taps.iter().map(|lag| lag[channel]).collect();
+                for ((out, s), y) in mixed.iter_mut().zip(&short).zip(convolve(&z, &h)) {
+                    out[channel] = s[channel] * y;
+                }
+            }
+            for (hidden, mixed) in hidden.iter_mut().zip(&mixed) {
+                layer.finish(hidden, mixed, c.norm_eps);
+            }
+        }
+        hidden
+            .iter()
+            .flat_map(|h| product(&self.head, &rms_norm(h, &self.norm, c.norm_eps)))
+            .collect()
+    }
+}
+
+/// The first elements of the convolution of sequences of one length.
+fn convolve<R: Real>(x: &[R], h: &[R]) -> Vec<R> {
+    let points = (2 * x.len()).next_power_of_two();
+    let spectrum = |values: &[R]| {
+        let mut padded = vec![[R::zero(); 2]; points];
+        for (p, &value) in padded.iter_mut().zip(values) {
+            p[0] = value;
+        }
+        radix2(&padded, -1)
+    };
+    let products = spectrum(x).into_iter().zip(spectrum(h));
+    let products: Vec<_> = products.map(|(a, b)| times(a, b)).collect();
+    let scale = R::of(1.0 / points as f64);
+    let sequence = radix2(&products, 1).into_iter().take(x.len());
+    sequence.map(|[re, _]| re * scale).collect()
+}
+
+impl<R: Real> Layer<R> {
+    /// x0, x1 and v before their short convolution.
+    fn project(&self, hidden: &[R], eps: f32) -> Vec<R> {
+        product(&self.in_proj, &rms_norm(hidden, &self.hyena_norm, eps))
+    }
+
+    /// What follows the operator.
+    fn finish(&self, hidden: &mut [R], mixed: &[R], eps: f32) {
+        add(hidden, &product(&self.out_proj, mixed));
+        let x = rms_norm(hidden, &self.mlp_norm, eps);
+        let (gate, up) = (product(&self.gate, &x), product(&self.up, &x));
+        let silu = BinaryOp::Gated(Activation::Silu);
+        let gated: Vec<R> = gate
+            .iter()
+            .zip(&up)
+            .map(|(&g, &u)| combine(silu, g, u))
+            .collect();
+        add(hidden, &product(&self.down, &gated));
     }
 }
 

@@ -9,6 +9,8 @@ pub mod attention_backward;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
+pub mod fft;
+pub mod fftconv;
 pub mod gemm;
 pub mod hyena;
 pub mod llama;

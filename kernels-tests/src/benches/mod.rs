@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod attention_backward;
 pub mod elementwise;
+pub mod fftconv;
 pub mod gemm;
 pub mod gemv;
 pub mod heater;
@@ -78,6 +79,11 @@ pub const BENCHES: &[Bench] = &[
         name: "elementwise",
         rows: elementwise::rows,
         sweep: elementwise::sweep,
+    },
+    Bench {
+        name: "fftconv",
+        rows: fftconv::rows,
+        sweep: fftconv::sweep,
     },
     Bench {
         name: "gemm",

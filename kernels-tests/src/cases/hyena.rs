@@ -1,7 +1,9 @@
 //! Hyena's kernels: one token, a prompt up to its long convolution, a block of a convolution.
 
 use flashwave::DType::F32;
-use flashwave::kernels::hyena::{BlockConv, Output, Prompt, PromptArgs, Short, Step, StepArgs};
+use flashwave::kernels::hyena::{
+    BlockConv, Output, Prompt, PromptArgs, Short, Step, StepArgs, accumulate, plan_accumulate,
+};
 use flashwave::reference::Real;
 use flashwave::reference::hyena::{block_conv, short_filter};
 use flashwave::{Capabilities, Context, Launch, Layout, Result, Tensor};
@@ -177,9 +179,10 @@ pub fn cases() -> Vec<Case> {
             let weights = random.normals(3 * channels * (taps + 1), F32);
             let state = random.normals(past * 3 * channels, F32);
             let gate = poisoned(ctx, F32, [channels, tokens])?;
-            // z is a part of a longer row.
-            let kept = poisoned(ctx, F32, [channels, tokens + 3])?;
-            let z = kept.narrow(1, 2..tokens + 2)?;
+            // z is a part of a longer row, and longer than the text.
+            let (after, width) = (35, tokens + 38);
+            let kept = poisoned(ctx, F32, [channels, width])?;
+            let z = kept.narrow(1, 2..2 + tokens + after)?;
             let args = PromptArgs {
                 projection: &Tensor::from_slice(ctx, &projection, [tokens, 3 * channels])?,
                 short: Short {
@@ -191,17 +194,27 @@ pub fn cases() -> Vec<Case> {
             };
             ctx.record(|pass| Prompt.run(pass, args))?;
             let (gate, kept) = (gate.to_vec::<f32>()?, kept.to_vec::<f32>()?);
-            let z: Vec<f32> = kept
-                .chunks_exact(tokens + 3)
-                .flat_map(|r| r[2..tokens + 2].to_vec())
-                .collect();
+            let columns = |from: usize, to: usize| -> Vec<f32> {
+                let rows = kept.chunks_exact(width);
+                rows.flat_map(|row| row[from..to].to_vec()).collect()
+            };
+            let z = columns(2, 2 + tokens);
+            let zeros = columns(2 + tokens, 2 + tokens + after);
+            let zeros = check_equal(&zeros, &vec![0.0; channels * after])?;
+            let around = [columns(0, 2), columns(width - 1, width)].concat();
+            if !around.iter().all(|x| x.is_nan()) {
+                return Err(crate::Failure::Wrong(
+                    "elements beside z are written".into(),
+                ));
+            }
             let [[gates, _], [zs, _]] =
                 prompt::<f64>(&projection, &weights, &state, channels, taps);
             let [gate_orders, z_orders] =
                 prompt::<f32>(&projection, &weights, &state, channels, taps);
             let (naive_gate, naive_z) = (farther(&gates, gate_orders), farther(&zs, z_orders));
             let gates = check(&gate, &gates, &naive_gate, Ulps(0.0))?;
-            Ok(gates.and(check(&z, &zs, &naive_z, Ulps(0.0))?))
+            let z = check(&z, &zs, &naive_z, Ulps(0.0))?;
+            Ok(gates.and(z).and(zeros))
         }));
     }
     for output in [Output::Store, Output::Add] {
@@ -252,7 +265,36 @@ pub fn cases() -> Vec<Case> {
             }));
         }
     }
+    cases.extend(accumulate_cases());
     cases
+}
+
+/// Rows added to rows, parts of longer ones.
+fn accumulate_cases() -> Vec<Case> {
+    let shapes = [(1, 1), (3, 255), (5, 300)];
+    let case = |(rows, cols): (usize, usize)| {
+        let name = format!("accumulate {rows} x {cols}");
+        Case::new("hyena", "accumulate", name.clone(), move |ctx| {
+            let mut random = Random::new(Case::seed(&name));
+            let x = random.normals(rows * (cols + 2), F32);
+            let y = random.normals(rows * (cols + 3), F32);
+            let add = Tensor::from_slice(ctx, &x, [rows, cols + 2])?;
+            let sum = Tensor::from_slice(ctx, &y, [rows, cols + 3])?;
+            let (from, to) = (add.narrow(1, 1..cols + 1)?, sum.narrow(1, 2..cols + 2)?);
+            ctx.record(|pass| accumulate(pass, &from, &to))?;
+            let mut expected = y;
+            for (y, x) in expected
+                .chunks_exact_mut(cols + 3)
+                .zip(x.chunks_exact(cols + 2))
+            {
+                for (y, x) in y[2..].iter_mut().zip(&x[1..=cols]) {
+                    *y += x;
+                }
+            }
+            check_equal(&sum.to_vec::<f32>()?, &expected)
+        })
+    };
+    shapes.into_iter().map(case).collect()
 }
 
 /// x0 and x1 v of every token, channel by channel, each in two orders of summation.
@@ -321,6 +363,10 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
             Some(Prompt.plan(caps, &args))
         })());
     }
+    add((|| {
+        let x = f32s(8, 300)?;
+        Some(plan_accumulate(caps, &x, &x))
+    })());
     for (n, output) in [64, 128, 256]
         .into_iter()
         .flat_map(|n| [(n, Output::Store), (n, Output::Add)])

@@ -5,6 +5,8 @@ pub mod attention_backward;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
+pub mod fft;
+pub mod fftconv;
 pub mod gemm;
 pub mod hyena;
 pub mod norm;
@@ -55,6 +57,16 @@ pub const FAMILIES: &[Family] = &[
         name: "embedding",
         cases: embedding::cases,
         launches: embedding::launches,
+    },
+    Family {
+        name: "fft",
+        cases: fft::cases,
+        launches: fft::launches,
+    },
+    Family {
+        name: "fftconv",
+        cases: fftconv::cases,
+        launches: fftconv::launches,
     },
     Family {
         name: "gemm",

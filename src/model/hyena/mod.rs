@@ -189,8 +189,8 @@ impl Hyena {
         Generation::owning(Box::new(session), prompt, sampling)
     }
 
-    fn filters(&self, length: usize) -> Result<Arc<Filters>> {
-        self.inner.filters.of(&self.inner.ctx, length)
+    fn filters(&self, length: usize, relaxed: Relaxed) -> Result<Arc<Filters>> {
+        self.inner.filters.of(&self.inner.ctx, length, relaxed)
     }
 }
 

@@ -48,7 +48,7 @@ pub struct HyenaSession {
 struct Kept {
     /// The last projections: see [`Short`].
     state: Tensor,
-    /// `[hidden, capacity]`: the long convolution's inputs by position.
+    /// `[hidden, capacity]`: the long convolution's inputs by position; zeros after the text.
     z: Tensor,
     /// `[hidden, capacity]`: what inputs up to the last pushes contribute to each position.
     carried: Tensor,
@@ -97,7 +97,7 @@ impl HyenaSession {
             logits: f32s(1, c.vocab_size)?,
         };
         let mut session = Self {
-            filters: model.filters(capacity)?,
+            filters: model.filters(capacity, relaxed)?,
             model,
             relaxed,
             layers,
@@ -195,6 +195,12 @@ impl HyenaSession {
             for (i, (layer, kept)) in inner.layers.iter().zip(&self.layers).enumerate() {
                 for part in chunks.clone() {
                     let count = part.len();
+                    // After the text, zeros: pushes and the whole convolution read them.
+                    let columns = if part.end == n {
+                        self.capacity
+                    } else {
+                        start + part.end
+                    };
                     let (hidden, normed) = (hidden.rows(part.clone())?, normed.rows(0..count)?);
                     let projection = projection.rows(0..count)?;
                     normalise(pass, c.norm_eps, &hidden, &normed, &layer.hyena_norm)?;
@@ -203,7 +209,7 @@ impl HyenaSession {
                         projection: &projection,
                         short: Self::short(layer, kept),
                         gate: &gate.narrow(1, part.clone())?,
-                        z: &kept.z.narrow(1, start + part.start..start + part.end)?,
+                        z: &kept.z.narrow(1, start + part.start..columns)?,
                     };
                     Prompt.run(pass, args)?;
                     // The state: its last rows are this chunk's, and a first chunk shorter than it comes after zeros.
@@ -215,9 +221,8 @@ impl HyenaSession {
                         pass.copy(&last, &kept.state, from)?;
                     }
                 }
-                let z = kept.z.narrow(1, 0..end)?;
-                let carried = kept.carried.narrow(1, start..self.capacity)?;
-                self.filters.whole(pass, i, &z, start, &carried)?;
+                self.filters
+                    .whole(pass, i, &kept.z, start..end, &kept.carried)?;
                 let convolved = kept.carried.narrow(1, start..end)?;
                 Binary(BinaryOp::Mul).run(pass, &gate, &convolved, &mixed)?;
                 let out_proj = Gemm {

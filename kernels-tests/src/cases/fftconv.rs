@@ -1,0 +1,395 @@
+//! Long convolutions: lengths, gates, types, batches, boundaries, ragged lengths, views, tunings.
+//!
+//! Naive arithmetic is the textbook's radix-2 transform in f32 with the padding stored, as other libraries do it, or the farther of
+//! that and: the sum term by term up to 2048 elements; the transform padded once more above; of circular convolutions the
+//! transform that two rows share. Naive sums of long filters would take hours. The oracle is the sum in f64 up to
+//! 2048 elements, the transform in f64 above.
+
+use flashwave::DType::{BF16, F16, F32};
+use flashwave::kernels::fftconv::{
+    Boundary, ConvArgs, FftConv, FilterPlan, FusedTuning, LongTuning, Planes, Tuning,
+};
+use flashwave::reference::fftconv::{by_fft, by_fft_of, convolve, gated};
+use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
+
+use crate::inputs::{Random, poisoned, round, widen};
+use crate::tolerance::{Outcome, Ulps, check, farther};
+use crate::{Case, Failure};
+
+/// The right-angle form multiplies by a unit root more than transforms of padded sequences do, which costs up to sqrt(5)
+/// halves of an ulp (Brent, Percival and Zimmermann, Math. Comp. 76, 2007).
+const RIGHT_ANGLE: Ulps = Ulps(2.236);
+
+/// Lengths up to this one have the sum itself for an oracle.
+const BY_SUM: usize = 2048;
+
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    boundary: Boundary,
+    batch: usize,
+    channels: usize,
+    length: usize,
+    /// What the filter is planned for.
+    planned: usize,
+    taps: usize,
+    /// u, k, gates, y.
+    types: [DType; 4],
+    gates: [bool; 2],
+    skip: bool,
+    /// Elements of a row of the tensors that are not the sequence's.
+    margin: usize,
+    tuning: Option<Tuning>,
+}
+
+impl Setup {
+    fn new(boundary: Boundary, batch: usize, channels: usize, length: usize) -> Self {
+        Self {
+            boundary,
+            batch,
+            channels,
+            length,
+            planned: length,
+            taps: length,
+            types: [F32; 4],
+            gates: [false; 2],
+            skip: false,
+            margin: 0,
+            tuning: None,
+        }
+    }
+
+    fn gated(self, types: [DType; 4]) -> Self {
+        Self {
+            gates: [true; 2],
+            skip: true,
+            types,
+            ..self
+        }
+    }
+
+    fn run(&self, ctx: &Context) -> Result<Outcome, Failure> {
+        let Self {
+            boundary,
+            batch,
+            channels,
+            length,
+            taps,
+            types: [tu, tk, tg, ty],
+            ..
+        } = *self;
+        let mut random = Random::new(Case::seed(&format!("{self:?}")));
+        let width = length + self.margin;
+        let n = batch * channels * width;
+        let u = random.normals(n, tu);
+        let gates = self.gates.map(|on| on.then(|| random.normals(n, tg)));
+        // As filters of such models are: decaying.
+        let mut k = random.normals(channels * taps, F32);
+        for (i, k) in k.iter_mut().enumerate() {
+            *k = round(*k * (-3.0 * (i % taps) as f32 / taps as f32).exp(), tk);
+        }
+        let d = self.skip.then(|| random.normals(channels, F32));
+
+        let shape = [batch, channels, width];
+        let view = |t: &Tensor| t.narrow(2, 0..length);
+        let u_in = Tensor::from_f32(ctx, tu, &u, shape)?;
+        let gates_in = [0, 1].map(|i| {
+            gates[i]
+                .as_ref()
+                .map(|g| Tensor::from_f32(ctx, tg, g, shape))
+        });
+        let [v, w] = gates_in.map(Option::transpose);
+        let (v, w) = (v?, w?);
+        let (v_in, w_in) = (
+            v.as_ref().map(view).transpose()?,
+            w.as_ref().map(view).transpose()?,
+        );
+        let y = poisoned(ctx, ty, shape)?;
+        let k_in = Tensor::from_f32(ctx, tk, &k, [channels, taps])?;
+        let d_in = d
+            .as_ref()
+            .map(|d| Tensor::from_slice(ctx, d, [channels]))
+            .transpose()?;
+        let conv = FftConv { boundary };
+        let filter = match self.tuning {
+            None => conv.filter(&k_in, d_in.as_ref(), self.planned)?,
+            Some(tuning) => conv.filter_with(&k_in, d_in.as_ref(), self.planned, tuning)?,
+        };
+        let args = ConvArgs {
+            u: &view(&u_in)?,
+            gate_in: v_in.as_ref(),
+            gate_out: w_in.as_ref(),
+            y: &view(&y)?,
+        };
+        ctx.record(|pass| filter.run(pass, &args))?;
+        let out = y.to_f32_vec()?;
+
+        let slack = match boundary {
+            Boundary::Causal => RIGHT_ANGLE,
+            Boundary::Circular => Ulps(0.0),
+        };
+        // The gated input of the batch row that shares a transform with this one.
+        let partner = |row: usize| -> Vec<f32> {
+            let other = (row / channels ^ 1) * channels + row % channels;
+            let from = if other < batch * channels { other } else { row } * width;
+            let gate = |i: usize| gates[0].as_ref().map_or(1.0, |g| g[i]);
+            (from..from + length).map(|i| u[i] * gate(i)).collect()
+        };
+        let mut values = (Vec::new(), Vec::new(), Vec::new());
+        for row in 0..batch * channels {
+            let (from, channel) = (row * width, row % channels);
+            let part = |x: &[f32]| x[from..from + length].to_vec();
+            let (u, k) = (part(&u), &k[channel * taps..][..taps]);
+            let g = [0, 1].map(|i| gates[i].as_ref().map(|g| part(g)));
+            let d = d.as_ref().map(|d| d[channel]);
+            let wide = g.clone().map(|g| g.map(|g| widen(&g)));
+            let oracle = |u: &[f64], k: &[f64]| match length <= BY_SUM {
+                true => convolve(boundary, u, k),
+                false => by_fft(boundary, u, k),
+            };
+            values.0.extend(part(&out));
+            values.1.extend(gated(
+                oracle,
+                &widen(&u),
+                [wide[0].as_deref(), wide[1].as_deref()],
+                &widen(k),
+                d.map(f64::from),
+            ));
+            let by = |conv: &dyn Fn(&[f32], &[f32]) -> Vec<f32>| -> Vec<f32> {
+                let naive = gated(conv, &u, [g[0].as_deref(), g[1].as_deref()], k, d);
+                naive.into_iter().map(|y| round(y, ty)).collect()
+            };
+            let transformed = by(&|u, k| by_fft(boundary, u, k));
+            let other = match boundary {
+                Boundary::Circular => by(&|u, k| by_fft_of(length, [u, &partner(row)], k)),
+                Boundary::Causal if length <= BY_SUM => by(&|u, k| convolve(boundary, u, k)),
+                Boundary::Causal => {
+                    by(&|u, k| by_fft_of(2 * (u.len() + k.len()).next_power_of_two(), [u, &[]], k))
+                }
+            };
+            let exact = &values.1[values.1.len() - length..];
+            values.2.extend(farther(exact, [transformed, other]));
+            if let Some(touched) = out[from + length..from + width]
+                .iter()
+                .position(|y| !y.is_nan())
+            {
+                return Err(Failure::Wrong(format!(
+                    "row {row}: written {touched} elements beyond its end"
+                )));
+            }
+        }
+        check(&values.0, &values.1, &values.2, slack)
+    }
+}
+
+/// The correctness matrix.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut push = |group: &str, setup: Setup| {
+        let name = format!("{setup:?}");
+        cases.push(Case::new("fftconv", group, name, move |ctx| setup.run(ctx)));
+    };
+    let (causal, circular) = (Boundary::Causal, Boundary::Circular);
+    for length in [2, 4, 8, 16, 32, 64, 128, 512, 1024, 4096] {
+        // Over few elements naive arithmetic is lucky.
+        let channels = if length < 32 { 24 } else { 3 };
+        push("causal", Setup::new(causal, 2, channels, length));
+        push("circular", Setup::new(circular, 3, channels, length));
+    }
+    for types in [[F32; 4], [F16, F32, F16, F16], [BF16, F16, F32, BF16]] {
+        push("causal gated", Setup::new(causal, 5, 4, 256).gated(types));
+        push(
+            "circular gated",
+            Setup::new(circular, 5, 4, 256).gated(types),
+        );
+        push(
+            "causal gated",
+            Setup {
+                margin: 3,
+                ..Setup::new(causal, 2, 3, 301).gated(types)
+            },
+        );
+        push(
+            "causal gated",
+            Setup {
+                margin: 2,
+                taps: 7,
+                ..Setup::new(causal, 1, 2, 70).gated(types)
+            },
+        );
+    }
+    // 111 channels as the paper tests; more batch rows than a workgroup takes at a time.
+    push(
+        "many rows",
+        Setup::new(causal, 2, 111, 64).gated([F16, F32, F16, F16]),
+    );
+    push("many rows", Setup::new(causal, 67, 2, 16));
+    push("many rows", Setup::new(circular, 67, 2, 16));
+    for length in [1, 5, 100, 1000] {
+        push(
+            "ragged",
+            Setup {
+                planned: 1000,
+                taps: 1000.min(length),
+                ..Setup::new(causal, 2, 2, length)
+            },
+        );
+    }
+    let one = |points, planes| FusedTuning {
+        planes,
+        side: 1,
+        ..FusedTuning::default_for(&Capabilities::webgpu_default(), points).expect("a tuning")
+    };
+    let fused = |t| Some(Tuning::Fused(t));
+    for (boundary, length, tuning) in [
+        (
+            causal,
+            1024,
+            FusedTuning {
+                radices: [8, 8, 16, 1, 1],
+                vec: 2,
+                ..one(1024, Planes::One)
+            },
+        ),
+        (
+            causal,
+            512,
+            FusedTuning {
+                radices: [16, 32, 1, 1, 1],
+                each: 32,
+                vec: 2,
+                rounds: 1,
+                ..one(512, Planes::Two)
+            },
+        ),
+        (
+            circular,
+            256,
+            FusedTuning {
+                radices: [2, 4, 8, 4, 1],
+                each: 8,
+                vec: 4,
+                side: 2,
+                ..one(256, Planes::One)
+            },
+        ),
+    ] {
+        push(
+            "tunings",
+            Setup {
+                tuning: fused(tuning),
+                ..Setup::new(boundary, 3, 2, length).gated([F16, F32, F16, F16])
+            },
+        );
+    }
+    // Three passes, small enough for an exact sum; in one of them, scratch memory for three transforms at a time.
+    let long = |columns, width, rows, scratch| {
+        Some(Tuning::Long(LongTuning {
+            columns: one(columns, Planes::One),
+            width,
+            rows: one(rows, Planes::Two),
+            scratch,
+        }))
+    };
+    for types in [[F32; 4], [F16, F32, F16, F16]] {
+        let tuning = long(32, 8, 64, 3 * 8 * 2048);
+        push(
+            "three passes",
+            Setup {
+                tuning,
+                ..Setup::new(causal, 2, 5, 2048).gated(types)
+            },
+        );
+        push(
+            "three passes",
+            Setup {
+                tuning,
+                margin: 5,
+                ..Setup::new(causal, 2, 5, 1501).gated(types)
+            },
+        );
+        push(
+            "three passes",
+            Setup {
+                tuning,
+                ..Setup::new(circular, 3, 2, 2048).gated(types)
+            },
+        );
+        let tuning = long(4, 32, 256, 1 << 20);
+        push(
+            "three passes",
+            Setup {
+                tuning,
+                ..Setup::new(causal, 2, 3, 1024).gated(types)
+            },
+        );
+        push(
+            "three passes",
+            Setup {
+                tuning,
+                taps: 300,
+                ..Setup::new(causal, 2, 3, 5000).gated(types)
+            },
+        );
+    }
+    push("three passes", Setup::new(causal, 1, 1, 1 << 15));
+    push("three passes", Setup::new(circular, 1, 1, 1 << 15));
+    for (taps, length, margin) in [
+        (1, 3000, 0),
+        (5, 1000, 0),
+        (64, 3001, 2),
+        (130, 2048, 4),
+        (1000, 9000, 0),
+    ] {
+        for types in [[F32; 4], [F16, F32, F16, F16]] {
+            push(
+                "partial",
+                Setup {
+                    taps,
+                    margin,
+                    ..Setup::new(causal, 2, 2, length).gated(types)
+                },
+            );
+        }
+    }
+    cases
+}
+
+/// Every kind of variant.
+pub fn launches(caps: &Capabilities) -> Vec<Launch> {
+    let mut launches = Vec::new();
+    for boundary in [Boundary::Causal, Boundary::Circular] {
+        for bits in [1, 2, 3, 4, 5, 7, 9, 10, 12, 13, 15, 20, 22] {
+            for (types, gates) in [
+                ([F32; 4], false),
+                ([F16, F32, F16, F16], true),
+                ([BF16, BF16, F32, F16], true),
+            ] {
+                let found = (|| {
+                    let length = 1 << bits;
+                    let plan = FilterPlan::new(
+                        caps,
+                        FftConv { boundary },
+                        &Layout::contiguous(types[1], [5, length])?,
+                        length,
+                        None,
+                    )?;
+                    let layout = |dtype| Layout::contiguous(dtype, [3, 5, length]);
+                    let (u, g, y) = (layout(types[0])?, layout(types[2])?, layout(types[3])?);
+                    let args = ConvArgs {
+                        u: &u,
+                        gate_in: gates.then_some(&g),
+                        gate_out: gates.then_some(&g),
+                        y: &y,
+                    };
+                    let k = Layout::contiguous(types[1], [5, length])?;
+                    let d = Layout::contiguous(F32, [5])?;
+                    let mut steps = plan.spectrum(caps, &k, gates.then_some(&d))?;
+                    steps.extend(plan.convolution(caps, &args)?);
+                    Ok::<_, flashwave::Error>(steps.into_iter().map(|s| s.launch))
+                })();
+                launches.extend(found.expect("plans"));
+            }
+        }
+    }
+    launches
+}

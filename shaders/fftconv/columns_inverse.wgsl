@@ -1,0 +1,103 @@
+// Last pass of a convolution too long for a workgroup: the inverse over the columns that columns_forward.wgsl made and
+// rows.wgsl convolved, and y = w * result. Layout and parallelisation: columns_forward.wgsl. Rows that `kept` lacks are zero.
+#import "lib/tensor.wgsl" as t
+#import "lib/complex.wgsl" as complex
+#import "lib/fft.wgsl" as fft
+#import "lib/conv.wgsl" as conv
+#set plan = {"points": N, "steps": fft_steps([R1, R2, R3, R4, R5]), "each": E, "vec": VEC, "planes": PLANES, "pad": PAD,
+             "columns": COLUMNS, "spread": SPREAD, "inverse_at": INVERSE}
+#set FIRST = plan.steps[0]
+#set LAST = plan.steps | last
+#set ROWS = N // COLUMNS
+#set POINTS = ROWS * SPREAD
+#set BOTH = BOUNDARY != "causal"
+#set TYPE = conv.vector(VEC)
+
+struct Params {
+    ${ conv.params() }
+    first_channel: u32,
+    first: u32,
+    transforms: u32,
+    workgroups: u32,
+    skip_offset: u32,
+    skip_channel: u32,
+}
+${ t.params(PARAMS) }
+${ t.prelude() }
+${ complex.functions() }
+${ t.words(1, "scratch", "vec2<f32>") }
+#if GATE_OUT != "none"
+${ t.input(2, "w", GATE_OUT) }
+#endif
+${ t.words(3, "twiddles", "vec2<f32>") }
+#if SPARSE
+${ t.words(4, "kept", "u32") }
+#endif
+${ t.output(5, "y", Y, VEC) }
+${ fft.memory(plan, 1) }
+${ conv.store(BOUNDARY, GATE_OUT, VEC, RAGGED, POINTS) }
+
+@compute @workgroup_size(${N // E})
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) grid: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let id = workgroup.y * grid.x + workgroup.x;
+    if id >= p.workgroups { return; }
+    let column = id % ${SPREAD // COLUMNS}u * ${COLUMNS}u;
+    let transform = id / ${SPREAD // COLUMNS}u;
+    let channel = p.first_channel + transform / p.transforms;
+    let q = p.first + transform % p.transforms;
+    let start = lane * ${VEC}u;
+    let side = 0u;
+    ${ fft.registers(plan) }
+    let source = transform * ${POINTS}u + column;
+    #for j in range(E)
+    {
+        let place = ${fft.place(plan, j)};
+        let row = place / ${COLUMNS}u;
+        #if SPARSE
+        if (kept[row / 32u] >> (row % 32u) & 1u) != 0u {
+            x${j} = scratch[source + row * ${SPREAD}u + place % ${COLUMNS}u];
+        }
+        #else
+        x${j} = scratch[source + row * ${SPREAD}u + place % ${COLUMNS}u];
+        #endif
+    }
+    #endfor
+    ${ fft.inverse(plan) }
+    #for j in range(0, E // FIRST.radix, VEC)
+    {
+        #if BOUNDARY != "circular"
+        #for i in range(VEC)
+        let low${i} = start + ${fft.butterfly(plan, 0, j + i)}u;
+        let back${i} = twiddles[${TWIST}u + low${i} / ${COLUMNS}u * ${SPREAD}u + column + low${i} % ${COLUMNS}u];
+        #endfor
+        #endif
+        #for digit in range(FIRST.radix)
+        {
+            let place = start + ${fft.point(plan, j * FIRST.radix + digit)}u;
+            let n = place / ${COLUMNS}u * ${SPREAD}u + column + place % ${COLUMNS}u;
+            var re: ${TYPE};
+            var im: ${TYPE};
+            #for i in range(VEC)
+            #set part = "[" ~ i ~ "]" if VEC > 1 else ""
+            #set x = fft.register(plan, (j + i) * FIRST.radix + digit)
+            #if BOUNDARY == "causal"
+            re${part} = real_times(times(${x}, back${i}), ${turn(-digit, 4 * FIRST.radix)});
+            #else
+            let z${i} = ${x if BOUNDARY == "circular" else "times(times(" ~ x ~ ", back" ~ i ~ "), " ~ turn(-digit, 4 * FIRST.radix) ~ ")"};
+            re${part} = z${i}.x;
+            im${part} = z${i}.y;
+            #endif
+            #endfor
+            store_re(q, channel, n, re);
+            #if BOTH
+            store_im(q, channel, n, im);
+            #endif
+        }
+        #endfor
+    }
+    #endfor
+}

@@ -1,0 +1,87 @@
+<#
+Sequences of a convolution as complex numbers: what a transform takes in and gives out. Params begins with ${ conv.params() }.
+
+  ${ conv.load(…) }    load_re(q, channel, n), load_im(…): VEC adjacent points of transform q from n on, u * v
+  ${ conv.store(…) }   store_re(q, channel, n, value), store_im(…): w * value to y
+
+BOUNDARY causal    transform q is batch row q, real
+         circular  batch rows 2 q and 2 q + 1 are its real and imaginary parts
+         window    batch row q / chunks, the window of 2 POINTS elements from `hop` * (q % chunks) - `before` on: the first POINTS the real
+                   part, the rest the imaginary part; of the result `hop` points from `after` on count
+RAGGED 1: points may lie beyond the sequence; they are zero and not stored.
+#>
+#macro params()
+    length: u32,
+    batch: u32,
+    hop: u32,
+    chunks: u32,
+    before: u32,
+    after: u32,
+    u_offset: u32,
+    u_batch: u32,
+    u_channel: u32,
+    v_offset: u32,
+    v_batch: u32,
+    v_channel: u32,
+    w_offset: u32,
+    w_batch: u32,
+    w_channel: u32,
+    y_offset: u32,
+    y_batch: u32,
+    y_channel: u32,
+#endmacro
+
+<% macro vector(vec) -%>${"f32" if vec == 1 else "vec" ~ vec ~ "<f32>"}<%- endmacro %>
+
+#macro load(boundary, gate, vec, ragged, points)
+#set type = vector(vec)
+#set suffix = "" if vec == 1 else vec
+fn load_at(b: u32, channel: u32, n: u32) -> ${type} {
+    #if ragged
+    if n >= p.length { return ${type}(); }
+    #endif
+    var value = load${suffix}_u(p.u_offset + b * p.u_batch + channel * p.u_channel + n);
+    #if gate != "none"
+    value *= load${suffix}_v(p.v_offset + b * p.v_batch + channel * p.v_channel + n);
+    #endif
+    return value;
+}
+#if boundary == "window"
+// Before the first element the unsigned place is beyond the last.
+fn load_re(q: u32, channel: u32, n: u32) -> ${type} {
+    return load_at(min(q / p.chunks, p.batch - 1u), channel, q % p.chunks * p.hop + n - p.before);
+}
+fn load_im(q: u32, channel: u32, n: u32) -> ${type} { return load_re(q, channel, n + ${points}u); }
+#elif boundary == "circular"
+// Rows beyond the last do its work again and keep it to themselves.
+fn load_re(q: u32, channel: u32, n: u32) -> ${type} { return load_at(min(2u * q, p.batch - 1u), channel, n); }
+fn load_im(q: u32, channel: u32, n: u32) -> ${type} { return load_at(min(2u * q + 1u, p.batch - 1u), channel, n); }
+#else
+fn load_re(q: u32, channel: u32, n: u32) -> ${type} { return load_at(min(q, p.batch - 1u), channel, n); }
+fn load_im(q: u32, channel: u32, n: u32) -> ${type} { return ${type}(); }
+#endif
+#endmacro
+
+#macro store(boundary, gate, vec, ragged, points)
+#set type = vector(vec)
+#set suffix = "" if vec == 1 else vec
+fn store_at(b: u32, channel: u32, n: u32, result: ${type}) {
+    if ${"n >= p.length || " if ragged else ""}b >= p.batch { return; }
+    var value = result;
+    #if gate != "none"
+    value *= load${suffix}_w(p.w_offset + b * p.w_batch + channel * p.w_channel + n);
+    #endif
+    store${suffix}_y(p.y_offset + b * p.y_batch + channel * p.y_channel + n, value);
+}
+#if boundary == "window"
+fn store_re(q: u32, channel: u32, n: u32, value: ${type}) {
+    if n - p.after < p.hop { store_at(q / p.chunks, channel, q % p.chunks * p.hop + n - p.after, value); }
+}
+fn store_im(q: u32, channel: u32, n: u32, value: ${type}) { store_re(q, channel, n + ${points}u, value); }
+#elif boundary == "circular"
+fn store_re(q: u32, channel: u32, n: u32, value: ${type}) { store_at(2u * q, channel, n, value); }
+fn store_im(q: u32, channel: u32, n: u32, value: ${type}) { store_at(2u * q + 1u, channel, n, value); }
+#else
+fn store_re(q: u32, channel: u32, n: u32, value: ${type}) { store_at(q, channel, n, value); }
+#endif
+#endmacro

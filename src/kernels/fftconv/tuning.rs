@@ -1,0 +1,455 @@
+//! How a convolution's transforms are spread over invocations.
+
+use crate::capabilities::Capabilities;
+use crate::error::{Error, Result};
+use crate::radix;
+use crate::recipe::Recipe;
+
+/// Real and imaginary parts cross between invocations together or one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Planes {
+    /// Half the workgroup memory, three barriers an exchange.
+    One,
+    /// One barrier an exchange.
+    Two,
+}
+
+/// Most steps of a transform in one kernel.
+const STEPS: usize = 5;
+
+/// The shape of a transform inside a workgroup, and of the work around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FusedTuning {
+    /// Points of each step's butterflies, 1 where there is none; their product is the transform's length.
+    pub radices: [u32; STEPS],
+    /// Points that an invocation keeps in registers.
+    pub each: u32,
+    /// Most adjacent points of an access to memory: 1, 2 or 4; `radices[0] * vec` is at most `each`.
+    pub vec: u32,
+    /// How points are exchanged.
+    pub planes: Planes,
+    /// Transforms of a workgroup, side by side.
+    pub side: u32,
+    /// Most groups of batch rows that a workgroup does one after the other.
+    pub rounds: u32,
+}
+
+/// A place is kept free in workgroup memory after this many, as a power of two, so that strides spread over banks.
+const PAD: u32 = 5;
+
+impl FusedTuning {
+    /// The transform's length.
+    pub fn points(&self) -> usize {
+        self.radices.iter().map(|&r| r as usize).product()
+    }
+
+    /// The radices in use.
+    pub fn steps(&self) -> Vec<usize> {
+        let used = self.radices.iter().filter(|&&r| r > 1);
+        used.map(|&r| r as usize).collect()
+    }
+
+    /// Invocations of one transform.
+    pub fn lanes(&self) -> u32 {
+        self.points() as u32 / self.each
+    }
+
+    /// Bytes of workgroup memory with padding 2^`pad`, or none for 0.
+    fn bytes(&self, pad: u32, side: u32) -> u64 {
+        let points = self.points() as u64 * u64::from(side);
+        let span = points + if pad == 0 { 0 } else { points >> pad };
+        let planes = match self.planes {
+            Planes::One => 1,
+            Planes::Two => 2,
+        };
+        // Transforms of one step exchange nothing.
+        if self.steps().len() < 2 {
+            0
+        } else {
+            4 * span * planes
+        }
+    }
+
+    /// The padding that fits.
+    fn pad(&self, caps: &Capabilities, side: u32) -> u32 {
+        if self.points() * side as usize >= 1 << PAD
+            && self.bytes(PAD, side) <= caps.workgroup_bytes.into()
+        {
+            PAD
+        } else {
+            0
+        }
+    }
+
+    pub(super) fn check(self, caps: &Capabilities) -> Result<Self> {
+        self.check_columns(caps, 1)
+    }
+
+    /// With `columns` transforms interleaved in a workgroup.
+    fn check_columns(self, caps: &Capabilities, columns: u32) -> Result<Self> {
+        let together = self.side * columns;
+        let fits = self.radices.iter().all(|r| r.is_power_of_two() && r <= &self.each)
+            && self.each.is_power_of_two()
+            && self.each >= 2
+            && self.points() * columns as usize >= self.each as usize
+            && [1, 2, 4].contains(&self.vec)
+            && self.radices[0] * self.vec <= self.each
+            && self.side.is_power_of_two()
+            && self.rounds >= 1
+            && self.points() as u32 * together / self.each <= caps.invocations
+            && self.bytes(0, together) <= caps.workgroup_bytes.into()
+            // The order of a single step's points depends on the width of accesses.
+            && (self.steps().len() > 1 || self.vec == 1 || columns >= self.vec);
+        if fits {
+            return Ok(self);
+        }
+        let allowed = format!(
+            "powers of two, radices and radices[0] * vec at most each, at most {} invocations and {} bytes of workgroup memory",
+            caps.invocations, caps.workgroup_bytes
+        );
+        Err(Error::argument("tuning", format!("{self:?}"), allowed))
+    }
+
+    /// The constants of the transform, `side` of them a workgroup.
+    pub(super) fn constants(
+        &self,
+        recipe: Recipe,
+        caps: &Capabilities,
+        vec: u32,
+        side: u32,
+    ) -> Recipe {
+        self.constants_of(recipe, caps, vec, side, 1)
+    }
+
+    /// The constants of `columns` transforms whose points are interleaved.
+    pub(super) fn constants_of(
+        &self,
+        recipe: Recipe,
+        caps: &Capabilities,
+        vec: u32,
+        side: u32,
+        columns: u32,
+    ) -> Recipe {
+        let inverse_at = radix::forward_len(&radix::steps(&self.steps())) as u32;
+        self.write(recipe, caps, [vec, side, columns, inverse_at])
+    }
+
+    /// The constants with the inverse twiddles at `inverse_at`.
+    pub(super) fn constants_at(
+        &self,
+        recipe: Recipe,
+        caps: &Capabilities,
+        vec: u32,
+        side: u32,
+        inverse_at: u32,
+    ) -> Recipe {
+        self.write(recipe, caps, [vec, side, 1, inverse_at])
+    }
+
+    fn write(
+        &self,
+        recipe: Recipe,
+        caps: &Capabilities,
+        [vec, side, columns, inverse_at]: [u32; 4],
+    ) -> Recipe {
+        let [r1, r2, r3, r4, r5] = self.radices;
+        recipe
+            .with("N", self.points() as u32 * columns)
+            .with("R1", r1)
+            .with("R2", r2)
+            .with("R3", r3)
+            .with("R4", r4)
+            .with("R5", r5)
+            .with("E", self.each)
+            .with("VEC", vec)
+            .with("PLANES", if self.planes == Planes::One { 1 } else { 2 })
+            .with("PAD", self.pad(caps, side * columns))
+            .with("INVERSE", inverse_at)
+    }
+
+    /// `points` points with `each` an invocation, the first radix small enough for accesses of `vec`.
+    fn of(points: u32, each: u32, vec: u32) -> Option<Self> {
+        let first = if points <= each / vec {
+            points
+        } else {
+            each / vec
+        };
+        let mut radices = [1; STEPS];
+        radices[0] = first;
+        let mut left = points / first;
+        let more = left.ilog2().div_ceil(each.ilog2());
+        for step in 0..more {
+            // As even as possible, the larger ones last (1.14 times as fast at 4096 points on an H100).
+            let bits = left.ilog2() / (more - step);
+            *radices.get_mut(step as usize + 1)? = 1 << bits;
+            left >>= bits;
+        }
+        Some(Self {
+            radices,
+            each,
+            vec,
+            planes: Planes::Two,
+            side: 1,
+            rounds: 8,
+        })
+    }
+
+    /// What the planner takes for transforms of `points` points, if the device can hold them in a workgroup.
+    pub fn default_for(caps: &Capabilities, points: usize) -> Option<Self> {
+        let points = u32::try_from(points).ok()?;
+        let each = points.clamp(2, 16);
+        let two = match points {
+            0..=16 => Self::of(points, each, 1)?,
+            _ => Self::of(points, each, 4)?,
+        };
+        let side = (64 / two.lanes().max(1)).max(1);
+        let two = Self { side, ..two };
+        let one = Self {
+            planes: Planes::One,
+            ..two
+        };
+        // One plane leaves the cache more room for spectra and twiddles: 1.4 times as fast at 4096 points on an H100.
+        [one, two].into_iter().find(|t| t.check(caps).is_ok())
+    }
+
+    /// Most points of a transform in a workgroup.
+    pub fn most_points(caps: &Capabilities) -> usize {
+        let bits = (1..=16)
+            .rev()
+            .find(|&bits| Self::default_for(caps, 1 << bits).is_some());
+        1 << bits.unwrap_or(1)
+    }
+
+    /// Tunings worth timing for transforms of `points` points.
+    pub fn candidates(caps: &Capabilities, points: usize) -> Vec<Self> {
+        let mut found = Vec::new();
+        for each in [8, 16, 32] {
+            for vec in [1, 2, 4] {
+                for radices in factorisations(points as u32, each / vec, each)
+                    .into_iter()
+                    .take(2)
+                {
+                    for planes in [Planes::One, Planes::Two] {
+                        let side = (64 * each / points as u32).max(1);
+                        let tuning = Self {
+                            radices,
+                            each,
+                            vec,
+                            planes,
+                            side,
+                            rounds: 8,
+                        };
+                        if tuning.check(caps).is_ok() {
+                            found.push(tuning);
+                        }
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Products of radices up to `most`, the first at most `first`, in as few steps as there can be, the most even first.
+fn factorisations(points: u32, first: u32, most: u32) -> Vec<[u32; STEPS]> {
+    let mut found = Vec::new();
+    let mut grow = vec![vec![]];
+    for _ in 0..STEPS {
+        let mut longer: Vec<Vec<u32>> = Vec::new();
+        for start in &grow {
+            let done: u32 = start.iter().product();
+            let limit = if start.is_empty() { first } else { most };
+            let mut radix = 2;
+            while radix <= limit && points.is_multiple_of(done * radix) {
+                let mut next = start.clone();
+                next.push(radix);
+                longer.push(next);
+                radix *= 2;
+            }
+        }
+        for radices in longer
+            .iter()
+            .filter(|r| r.iter().product::<u32>() == points)
+        {
+            let mut padded = [1; STEPS];
+            padded[..radices.len()].copy_from_slice(radices);
+            found.push(padded);
+        }
+        if !found.is_empty() {
+            break;
+        }
+        grow = longer;
+    }
+    found.sort_by_key(|radices| radices.iter().sum::<u32>());
+    found
+}
+
+/// The shape of a transform in three passes: over columns, over rows, over columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LongTuning {
+    /// The transforms over columns; their points are the rows.
+    pub columns: FusedTuning,
+    /// Columns of a workgroup.
+    pub width: u32,
+    /// The transforms over rows.
+    pub rows: FusedTuning,
+    /// Bytes of memory between the passes, at most: small enough, they stay in a cache.
+    pub scratch: u64,
+}
+
+impl LongTuning {
+    /// The transform's length.
+    pub fn points(&self) -> usize {
+        self.columns.points() * self.rows.points()
+    }
+
+    fn check(self, caps: &Capabilities) -> Result<Self> {
+        self.rows.check(caps)?;
+        let columns = self.columns.check_columns(caps, self.width)?;
+        let fits = self.width.is_power_of_two()
+            && self.width >= columns.vec
+            && self.rows.points().is_multiple_of(self.width as usize)
+            && columns.side == 1
+            && self.rows.side == 1;
+        if fits {
+            return Ok(self);
+        }
+        let allowed =
+            "a power of two of columns, no more than the rows have, and one transform side by side";
+        Err(Error::argument("tuning", format!("{self:?}"), allowed))
+    }
+
+    /// `rows` of `row_points` points, so many points of columns a workgroup, if that fits.
+    fn of(
+        caps: &Capabilities,
+        points: usize,
+        row_points: usize,
+        [each, together]: [u32; 2],
+        scratch: u64,
+    ) -> Option<Self> {
+        let rows = FusedTuning::of(row_points as u32, 16.min(row_points as u32 / 2), 1)?;
+        let count = (points / row_points) as u32;
+        let width = (together / count).clamp(4, 512);
+        let columns = FusedTuning::of(count, each, 4)?;
+        let one = |t: FusedTuning| FusedTuning {
+            planes: Planes::One,
+            ..t
+        };
+        let all = [(columns, one(rows)), (one(columns), one(rows))];
+        let tunings = all.map(|(columns, rows)| Self {
+            columns,
+            width,
+            rows,
+            scratch,
+        });
+        tunings.into_iter().find(|t| t.check(caps).is_ok())
+    }
+
+    /// What the planner takes for transforms of `points` points.
+    pub fn default_for(caps: &Capabilities, points: usize) -> Option<Self> {
+        // The winners on an H100 at 32768 and 1048576 points.
+        let (row_points, first) = match points {
+            0..=0x20000 => (2048, [8, 1024]),
+            0x20001..=0x200000 => (4096, [16, 2048]),
+            _ => (8192, [16, 2048]),
+        };
+        let row_points = row_points
+            .min(FusedTuning::most_points(caps))
+            .min(points / 2);
+        let wanted = [first, [16, 2048], [16, 4096]];
+        wanted
+            .into_iter()
+            .find_map(|columns| Self::of(caps, points, row_points, columns, 256 << 20))
+    }
+
+    /// Tunings worth timing for transforms of `points` points.
+    pub fn candidates(caps: &Capabilities, points: usize) -> Vec<Self> {
+        let mut found = Vec::new();
+        for row_points in [1024, 2048, 4096, 8192] {
+            for columns in [[8, 1024], [8, 4096], [16, 2048], [16, 4096]] {
+                for scratch in [24 << 20, 512 << 20] {
+                    if points > row_points {
+                        found.extend(Self::of(caps, points, row_points, columns, scratch));
+                    }
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The shape of a convolution's transforms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tuning {
+    /// In a workgroup: one kernel.
+    Fused(FusedTuning),
+    /// Over three kernels.
+    Long(LongTuning),
+}
+
+impl Tuning {
+    /// The transform's length.
+    pub fn points(&self) -> usize {
+        match self {
+            Self::Fused(tuning) => tuning.points(),
+            Self::Long(tuning) => tuning.points(),
+        }
+    }
+
+    pub(super) fn check(self, caps: &Capabilities) -> Result<Self> {
+        match self {
+            Self::Fused(tuning) => tuning.check(caps).map(Self::Fused),
+            Self::Long(tuning) => tuning.check(caps).map(Self::Long),
+        }
+    }
+
+    /// Tunings worth timing for transforms of `points` points.
+    pub fn candidates(caps: &Capabilities, points: usize) -> Vec<Self> {
+        let fused = FusedTuning::candidates(caps, points);
+        if !fused.is_empty() {
+            return fused.into_iter().map(Self::Fused).collect();
+        }
+        LongTuning::candidates(caps, points)
+            .into_iter()
+            .map(Self::Long)
+            .collect()
+    }
+
+    /// What the planner takes for transforms of `points` points.
+    pub fn default_for(caps: &Capabilities, points: usize) -> Option<Self> {
+        match FusedTuning::default_for(caps, points) {
+            Some(tuning) => Some(Self::Fused(tuning)),
+            None => LongTuning::default_for(caps, points).map(Self::Long),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_cover_what_fits() {
+        let caps = Capabilities::webgpu_default();
+        for bits in 1..=12 {
+            let tuning = FusedTuning::default_for(&caps, 1 << bits).unwrap();
+            assert_eq!(tuning.points(), 1 << bits);
+        }
+        assert!(FusedTuning::default_for(&caps, 8192).is_none());
+        let large = Capabilities {
+            workgroup_bytes: 48 << 10,
+            invocations: 1024,
+            ..caps
+        };
+        assert!(FusedTuning::default_for(&large, 8192).is_some());
+    }
+
+    #[test]
+    fn candidates_are_of_the_length() {
+        let caps = Capabilities::webgpu_default();
+        for points in [64, 1024, 4096] {
+            let found = FusedTuning::candidates(&caps, points);
+            assert!(found.len() > 3 && found.iter().all(|t| t.points() == points));
+        }
+    }
+}

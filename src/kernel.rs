@@ -111,7 +111,7 @@ impl Kernel {
                 source: wgpu::ShaderSource::Wgsl(wgsl.into()),
             };
             let module = match spirv {
-                // SAFETY: as below; the SPIR-V is naga's but for what `spirv::adapt` changes in it.
+                // SAFETY: as below; naga validated and wrote it, and a test holds what was changed to the rules.
                 Some(words) => unsafe {
                     device.create_shader_module_passthrough(passthrough(words))
                 },

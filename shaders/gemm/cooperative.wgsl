@@ -12,10 +12,27 @@
 // Results pass through workgroup memory, a matrix at a time, to reach `finish` as rows.
 //
 // EDGES "none": all sizes are multiples of the tile's. "outer": m and n are not: rows are held within the
-// matrix when they are read. "all": k neither: what lies past it is zeroed on its way into the tile. A branch around
-// the fetch instead costs 40%.
+// matrix when they are read. "all": k neither: what lies past it is zeroed on its way into the tile.
 //
-// After NVIDIA's vk_cooperative_matrix_perf (shmem.comp). What was tried, with figures, is listed at the end.
+// After NVIDIA's vk_cooperative_matrix_perf (shmem.comp). The ladder, TFLOP/s at 8192^3 (and 4096x512x14336), f16 -> f16, on an
+// H100 (driver 580.159, 2026-11-25; benches/record/nvidia-h100 has every line), B as [k, n] unless [n, k] is said:
+//   128x128x32, 4 subgroups of 64x64, loads that point at f16             126 (80)
+//   the same, loads that point at vec4<f16>                               205 (110)
+//   the same, loads of 16 bytes (lib/cooperative.wgsl)                    319 (178), [n, k] 284 (162)
+//   rows put four apart, no bank conflicts (first_row)                    340 (182), [n, k] 317 (171)
+//   fetch before the barrier (EARLY)                                      345 (202), [n, k] 316 (190)
+//   160x128x32, 4 of 80x64                                                347 (190), [n, k] 328 (160)
+//   128x160x32, 4 of 64x80                                                [n, k] 339 (173)
+//   128x128x64, 4 of 64x64: whole lines of 128 bytes, one workgroup       306 (305), [n, k] 306 (297)
+//   192x128x64, 8 of 48x64                                                325 (212), [n, k] 325 (212)
+// Without the fetch 128x128x32 has 418, without fetch and put 574 (the ceiling is 620): what is left to win is there, not
+// in the loads of matrices. Where fetches read one and the same tile, 353: it is not the L2 cache's bandwidth.
+// Tried and dropped: fetch without `if k0 < p.k` (the driver then sinks it to the put) 246; a fetch spread over the
+// arithmetic 255; guards inside the fetch 218; two stages in workgroup memory 132 to 192, at 128x192x32 294; 128x256x32
+// 312 (155); 96x64 or 64x96 a subgroup (spills) 104 to 122; 32x64 a subgroup 304; eight neighbours reading eight rows 134; B's or
+// A's matrices straight from memory 86; the next matrices loaded during the arithmetic: the same; neighbouring tiles on one
+// multiprocessor 336; volatile loads 224; nontemporal ones the same; padding of 0 or 32 bytes 125 to 165, 217 to 246; tiles
+// walked 1 to 32 rows together: within 3%.
 enable wgpu_cooperative_matrix;
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
@@ -39,6 +56,8 @@ enable wgpu_cooperative_matrix;
 #set RESULT = 16 * 5
 #set RESULTS = SUBGROUPS * RESULT * (1 + GATED)
 #set MATRICES_M = SM // 16
+<# Short steps hide less of the memory's latency: their fetch begins before the barrier. #>
+#set EARLY = BK < 64
 #set MATRICES_N = SN // 16
 
 ${ product.params(PARAMS) }
@@ -174,11 +193,16 @@ fn main(
     ${fetch()}
     loop {
         ${put()}
+        #if not EARLY
         workgroupBarrier();
+        #endif
         k0 += ${BK}u;
         if k0 < p.k {
             ${fetch()}
         }
+        #if EARLY
+        workgroupBarrier();
+        #endif
         #for s in range(BK // 16)
         {
             #for i in range(MATRICES_M)

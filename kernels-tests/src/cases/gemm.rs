@@ -487,6 +487,7 @@ fn cooperative_cases() -> Vec<Case> {
         CooperativeTiling::new([128, 128, 64], [64, 64]),
         CooperativeTiling::new([128, 128, 32], [64, 64]),
         CooperativeTiling::new([192, 128, 64], [48, 64]),
+        CooperativeTiling::new([160, 128, 32], [80, 64]),
         CooperativeTiling::new([128, 160, 32], [64, 80]),
         CooperativeTiling::new([64, 64, 64], [32, 32]),
         CooperativeTiling::new([32, 64, 32], [16, 32]),

@@ -610,6 +610,31 @@ mod tests {
     }
 
     #[test]
+    fn matrix_units_get_the_tiling_that_suits_the_output() {
+        let caps = tensor_cores();
+        let tile = |b: Transpose, [m, n, k]: [usize; 3]| {
+            let of = |shape: [usize; 2]| Layout::contiguous(DType::F16, shape).unwrap();
+            let right = match b {
+                Transpose::No => [k, n],
+                Transpose::Yes => [n, k],
+            };
+            let (a, right, out) = (of([m, k]), of(right), of([m, n]));
+            let gemm = Gemm {
+                b,
+                ..Gemm::default()
+            };
+            let launch = gemm.plan(&caps, &GemmArgs::new(&a, &right, &out)).unwrap();
+            ["BM", "BN", "BK"].map(|name| launch.recipe.constant(name).unwrap().to_string())
+        };
+        let (no, yes) = (Transpose::No, Transpose::Yes);
+        assert_eq!(tile(no, [8192, 8192, 8192]), ["128", "128", "32"]);
+        assert_eq!(tile(yes, [8192, 8192, 8192]), ["128", "160", "32"]);
+        // One workgroup for a multiprocessor: whole lines of 128 bytes.
+        assert_eq!(tile(no, [4096, 512, 14336]), ["128", "128", "64"]);
+        assert_eq!(tile(no, [512, 512, 4096]), ["64", "64", "64"]);
+    }
+
+    #[test]
     fn one_matrix_serves_a_batch() {
         let caps = Capabilities::webgpu_default();
         let (a, b, out) = (layout(&[3, 8, 4]), layout(&[4, 6]), layout(&[3, 8, 6]));

@@ -204,6 +204,8 @@ fn hold_to_the_rules(words: &[u32], wide: bool) -> Result<(), String> {
     const TYPE_FLOAT: u32 = 22;
     const TYPE_MATRIX: u32 = 4456;
     const LOAD: u32 = 4457;
+    const FUNCTION_PARAMETER: u32 = 55;
+    const VARIABLE_LOAD: u32 = 61;
     const MULTIPLY_ADD: u32 = 4459;
     let (mut types, mut defined) = (HashMap::new(), HashMap::new());
     let (mut constants, mut products) = (HashMap::new(), 0);
@@ -228,7 +230,8 @@ fn hold_to_the_rules(words: &[u32], wide: bool) -> Result<(), String> {
                     return Err(format!("a barrier of semantics {semantics:#x}"));
                 }
             }
-            LOAD => {
+            // Loaded, or, where elements are reached, handed to the function that multiplies.
+            LOAD | FUNCTION_PARAMETER | VARIABLE_LOAD => {
                 result_types.insert(i[2], i[1]);
             }
             MULTIPLY_ADD => {

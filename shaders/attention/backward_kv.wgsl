@@ -42,7 +42,7 @@ ${ sparse.lists(12) }
 ${ sparse.functions(BLOCK, SHARE, BK) }
 #endif
 
-var<workgroup> stage: array<vec4<f32>, ${[DC * (BQ + BK), BV * (([D, DV] | max) + 3) // 4] | max}>;
+var<workgroup> stage: array<vec4<f32>, ${[DC * (BQ + BK), BV * ((([D, DV] | max) + 3) // 4)] | max}>;
 var<workgroup> tile: array<vec4<f32>, ${BK * TX}>;
 
 @compute @workgroup_size(${WG})

@@ -57,9 +57,16 @@ struct Params {
     group: u32,
     q_len: u32,
     kv_len: u32,
-    // Keys of one workgroup of the decode kernel.
-    split_keys: u32,
+    // Workgroups that the decode kernel's keys are split for.
     splits: u32,
+    // Caches: the words of the first scales, and what lib/pages.wgsl takes.
+    k_scales: u32,
+    v_scales: u32,
+    page_size: u32,
+    pages: u32,
+    blocks: u32,
+    batches: u32,
+    heads: u32,
     #if gradients
     dq_offset: u32,
     dq_batch: u32,
@@ -98,7 +105,8 @@ ${ t.words(11, "sink_logits", "f32") }
 #endif
 #endmacro
 
-#macro functions(bias, mask, seen, softcap=0, slopes=0, sink=0)
+<# `length`: the number of keys. #>
+#macro functions(bias, mask, seen, softcap=0, slopes=0, sink=0, length="p.kv_len")
 const LOWEST: f32 = -3.0e38;
 const HIDDEN: f32 = -3.4e38;
 const LOG2E: f32 = 1.4426950408889634;
@@ -124,12 +132,12 @@ fn seen_by(row: u32) -> Seen {
     let at = i32(row + document.z - first);
     #else
     let first = 0u;
-    let keys = i32(p.kv_len);
+    let keys = i32(${length});
     // The last query stands at the last key.
     let at = i32(row) + keys - i32(p.q_len);
     #endif
     #if seen == "full"
-    return Seen(0u, p.kv_len, 0u, 0u, at);
+    return Seen(0u, ${length}, 0u, 0u, at);
     #elif seen == "causal"
     return Seen(0u, u32(clamp(at + 1, 0, keys)), 0u, 0u, at);
     #else

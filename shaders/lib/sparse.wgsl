@@ -17,14 +17,28 @@ prompt) has query i at row first_row() + i; its lines run from the last.
 
   ${ sparse.lists(8) }                     the binding `lists`
   ${ sparse.functions(BLOCK, SHARE, BQ) }  BQ rows of a line to a workgroup; uses p.q_len, p.kv_len
+  ${ sparse.entries() }                    its parts for kernels with a grid of their own
 #>
 #macro lists(binding)
 @group(0) @binding(${binding}) var<storage, read> lists: array<u32>;
 #endmacro
 
+<# What every walk over lists needs. #>
+#macro entries()
+const PARTIAL: u32 = 0x80000000u;
+
+// The layout's row of the call's first query.
+fn first_row() -> u32 { return p.kv_len - p.q_len - lists[2]; }
+
+// Words of the entries of a line (list head * lines + block).
+fn entries_of(line: u32) -> vec2<u32> {
+    return vec2<u32>(lists[3]) + 2u * vec2<u32>(lists[4u + line], lists[5u + line]);
+}
+#endmacro
+
 #macro functions(block, share, bq)
 #set TILES = block // bq
-const PARTIAL: u32 = 0x80000000u;
+${ entries() }
 
 struct Tile {
     batch: u32,
@@ -35,14 +49,6 @@ struct Tile {
     // Words of `lists`: entries begin, begin + 2, .. below end.
     begin: u32,
     end: u32,
-}
-
-// The layout's row of the call's first query.
-fn first_row() -> u32 { return p.kv_len - p.q_len - lists[2]; }
-
-// Words of the entries of a line (list head * lines + block).
-fn entries_of(line: u32) -> vec2<u32> {
-    return vec2<u32>(lists[3]) + 2u * vec2<u32>(lists[4u + line], lists[5u + line]);
 }
 
 fn tile_of(workgroup: vec3<u32>, grid: vec3<u32>) -> Tile {

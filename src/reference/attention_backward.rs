@@ -39,6 +39,17 @@ pub fn attention_backward<R: Real>(
     saved: &Saved<'_, R>,
     bias: impl Fn(Place) -> Option<R>,
 ) -> Gradients<R> {
+    attention_backward_with(problem, saved, bias, |weight| weight)
+}
+
+/// As [`attention_backward`], with p and ds (without the scale) as `stored` makes them: naive arithmetic whose products
+/// take operands of 16 bits.
+pub fn attention_backward_with<R: Real>(
+    problem: &Problem<'_>,
+    saved: &Saved<'_, R>,
+    bias: impl Fn(Place) -> Option<R>,
+    stored: impl Fn(R) -> R,
+) -> Gradients<R> {
     let &Problem {
         heads,
         kv_heads,
@@ -72,7 +83,8 @@ pub fn attention_backward<R: Real>(
             let product = dot(q, k);
             let score = problem.score(product, h, position - j as i64);
             let p = (score + bias - saved.lse[row]).exp();
-            let ds = p * (dot(dout, v) - delta) * bend(problem, product) * scale;
+            let ds = p * (dot(dout, v) - delta) * bend(problem, product);
+            let (p, ds) = (stored(p), stored(ds) * scale);
             add(&mut gradients.dq[row * head_dim..], ds, k);
             add(&mut gradients.dk[key * head_dim..], ds, q);
             add(&mut gradients.dv[key * v_dim..], p, dout);

@@ -13,6 +13,7 @@ pub mod fft;
 pub mod fftconv;
 pub mod gemm;
 pub mod hyena;
+pub mod kv;
 pub mod llama;
 pub mod norm;
 pub mod random;

@@ -19,6 +19,7 @@ struct Problem {
     queries: usize,
     keys: usize,
     dim: usize,
+    v_dim: usize,
     mask: Mask,
     extra: Extra,
 }
@@ -48,6 +49,7 @@ fn prefills(scale: Scale) -> Vec<Problem> {
                     queries: length,
                     keys: length,
                     dim,
+                    v_dim: dim,
                     mask,
                     extra: Extra::None,
                 });
@@ -71,6 +73,7 @@ fn masked(scale: Scale) -> Vec<Problem> {
         queries: scale.pick(length, 64),
         keys: scale.pick(length, 64),
         dim: 128,
+        v_dim: 128,
         mask,
         extra,
     };
@@ -100,10 +103,27 @@ fn decodes(scale: Scale) -> Vec<Problem> {
         queries: 1,
         keys,
         dim: 128,
+        v_dim: 128,
         mask: Mask::Causal,
         extra: Extra::None,
     });
     each.collect()
+}
+
+/// Wide heads of one key head: multi-head latent attention with its weights absorbed, and 320 channels.
+fn wide(scale: Scale) -> Vec<Problem> {
+    let problem = |dim, v_dim| Problem {
+        batch: 1,
+        heads: scale.pick(16, 2),
+        kv_heads: 1,
+        queries: scale.pick(4096, 32),
+        keys: scale.pick(4096, 32),
+        dim,
+        v_dim,
+        mask: Mask::Causal,
+        extra: Extra::None,
+    };
+    vec![problem(576, 512), problem(320, 256)]
 }
 
 /// The rows.
@@ -111,6 +131,7 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let problems = prefills(scale)
         .into_iter()
         .chain(masked(scale))
+        .chain(wide(scale))
         .chain(decodes(scale));
     problems.map(|p| row(caps, p, None)).collect()
 }
@@ -118,9 +139,9 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
 /// Every tiling of the prefills, every split of the decodes.
 pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let mut rows = Vec::new();
-    for p in prefills(scale) {
-        let default = Tuning::new(caps, p.dim, p.dim);
-        for cooperative in CooperativeTuning::candidates(caps, p.dim, p.dim) {
+    for p in prefills(scale).into_iter().chain(wide(scale)) {
+        let default = Tuning::new(caps, p.dim, p.v_dim);
+        for cooperative in CooperativeTuning::candidates(caps, p.dim, p.v_dim) {
             let cooperative = Some(cooperative);
             let tuning = Tuning {
                 cooperative,
@@ -128,7 +149,7 @@ pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
             };
             rows.push(row(caps, p, Some(tuning)));
         }
-        for prefill in PrefillTuning::candidates(caps, p.dim, p.dim) {
+        for prefill in PrefillTuning::candidates(caps, p.dim, p.v_dim) {
             let tuning = Tuning {
                 prefill,
                 cooperative: None,
@@ -154,11 +175,12 @@ fn row(caps: &Capabilities, p: Problem, tuning: Option<Tuning>) -> Row {
         queries,
         keys,
         dim,
+        v_dim,
         mask,
         extra,
     } = p;
-    let cache = (2 * batch * kv_heads * keys * dim * F16.size()) as f64;
-    let own = (2 * batch * heads * queries * dim * F16.size()) as f64;
+    let cache = (batch * kv_heads * keys * (dim + v_dim) * F16.size()) as f64;
+    let own = (batch * heads * queries * (dim + v_dim) * F16.size()) as f64;
     let count = sets(caps, cache + own);
     let mut op = Attention::new(mask);
     if let Some(tuning) = tuning {
@@ -179,7 +201,11 @@ fn row(caps: &Capabilities, p: Problem, tuning: Option<Tuning>) -> Row {
         Extra::Sinks => " learned sinks".into(),
         Extra::Documents(n) => format!(" {n} documents"),
     };
-    let work = format!("attention f16 b{batch} h{heads} l{keys} d{dim} {mask}{what}");
+    let (group, width) = match (heads / kv_heads, v_dim == dim) {
+        (1, true) => (String::new(), String::new()),
+        _ => (format!("/{kv_heads}"), format!("/{v_dim}")),
+    };
+    let work = format!("attention f16 b{batch} h{heads}{group} l{keys} d{dim}{width} {mask}{what}");
     // As the field counts: the diagonal's halves are half of a square.
     let parts = match extra {
         Extra::Documents(n) => n,
@@ -189,7 +215,7 @@ fn row(caps: &Capabilities, p: Problem, tuning: Option<Tuning>) -> Row {
         Mask::Causal => (queries * keys / parts) as f64 / 2.0,
         _ => mask.band().pairs(queries / parts, keys / parts) as f64 * parts as f64,
     };
-    let flops = 4.0 * pairs * (batch * heads * dim) as f64;
+    let flops = 2.0 * pairs * (batch * heads * (dim + v_dim)) as f64;
     let ceiling = match Probe::Cooperative.missing(caps) {
         None => Probe::Cooperative,
         Some(_) => Probe::F32,
@@ -211,11 +237,12 @@ fn prepare(ctx: &Context, p: Problem, op: Attention, count: usize) -> Result<Pre
         .map(|i| {
             let queries = [p.batch, p.heads, p.queries, p.dim];
             let keys = [p.batch, p.kv_heads, p.keys, p.dim];
+            let values = [p.batch, p.kv_heads, p.keys, p.v_dim];
             Ok([
                 random(ctx, F16, queries, 3 * i)?,
                 random(ctx, F16, keys, 3 * i + 1)?,
-                random(ctx, F16, keys, 3 * i + 2)?,
-                Tensor::empty(ctx, F16, queries)?,
+                random(ctx, F16, values, 3 * i + 2)?,
+                Tensor::empty(ctx, F16, [p.batch, p.heads, p.queries, p.v_dim])?,
             ])
         })
         .collect::<Result<_>>()?;

@@ -2,8 +2,8 @@
 
 use flashwave::DType::{F16, F32};
 use flashwave::kernels::attention::{
-    Attention, AttentionArgs, AttentionBackward, BackwardArgs, BackwardTuning, Gradient,
-    GradientTuning, Mask,
+    Attention, AttentionArgs, AttentionBackward, BackwardArgs, BackwardTuning, FlashGradientTuning,
+    Gradient, GradientTuning, Mask,
 };
 use flashwave::kernels::ceilings::Probe;
 use flashwave::{Capabilities, Context, Result, Tensor};
@@ -66,10 +66,15 @@ fn problems(scale: Scale) -> Vec<Problem> {
 }
 
 /// The rows.
-pub fn rows(_caps: &Capabilities, scale: Scale) -> Vec<Row> {
+pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     problems(scale)
         .into_iter()
-        .flat_map(|p| [row(p, Pass::Backward, None), row(p, Pass::Both, None)])
+        .flat_map(|p| {
+            [
+                row(caps, p, Pass::Backward, None),
+                row(caps, p, Pass::Both, None),
+            ]
+        })
         .collect()
 }
 
@@ -79,19 +84,41 @@ pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     for dim in [64, 128, 256] {
         let p = Problem::new(scale, 2048, dim, Mask::Causal);
         let default = BackwardTuning::new(caps, dim, dim);
+        if let Some([queries, keys]) = default.flash {
+            let candidates = |side| FlashGradientTuning::candidates(caps, side, dim, dim);
+            let of_queries = candidates(Gradient::Queries).into_iter().map(|q| [q, keys]);
+            let of_keys = candidates(Gradient::KeysValues)
+                .into_iter()
+                .map(|k| [queries, k]);
+            for flash in of_queries.chain(of_keys) {
+                let flash = Some(flash);
+                let tuning = BackwardTuning { flash, ..default };
+                rows.push(row(
+                    caps,
+                    p,
+                    Pass::Backward,
+                    Some(("of matrix units", tuning)),
+                ));
+            }
+        }
+        // Those of the kernels for f32.
+        let default = BackwardTuning {
+            flash: None,
+            ..default
+        };
         for queries in GradientTuning::candidates(caps, Gradient::Queries, dim, dim) {
             let tuning = BackwardTuning { queries, ..default };
-            rows.push(row(p, Pass::Backward, Some(("of queries", tuning))));
+            rows.push(row(caps, p, Pass::Backward, Some(("of queries", tuning))));
         }
         for keys in GradientTuning::candidates(caps, Gradient::KeysValues, dim, dim) {
             let tuning = BackwardTuning { keys, ..default };
-            rows.push(row(p, Pass::Backward, Some(("of keys", tuning))));
+            rows.push(row(caps, p, Pass::Backward, Some(("of keys", tuning))));
         }
     }
     rows
 }
 
-fn row(p: Problem, pass: Pass, tuning: Option<(&str, BackwardTuning)>) -> Row {
+fn row(caps: &Capabilities, p: Problem, pass: Pass, tuning: Option<(&str, BackwardTuning)>) -> Row {
     let Problem {
         batch,
         heads,
@@ -124,7 +151,11 @@ fn row(p: Problem, pass: Pass, tuning: Option<(&str, BackwardTuning)>) -> Row {
     };
     let flops = 2.0 * products * pairs * (batch * heads * dim) as f64;
     let tuning = tuning.map(|(_, tuning)| tuning);
-    Row::compute("attention_backward", work, Probe::F32, flops, move |ctx| {
+    let ceiling = match Probe::Cooperative.missing(caps) {
+        None => Probe::Cooperative,
+        Some(_) => Probe::F32,
+    };
+    Row::compute("attention_backward", work, ceiling, flops, move |ctx| {
         prepare(ctx, p, pass, tuning)
     })
 }

@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod attention_backward;
+pub mod cache;
 pub mod elementwise;
 pub mod fftconv;
 pub mod gemm;
@@ -74,6 +75,11 @@ pub const BENCHES: &[Bench] = &[
         name: "attention_backward",
         rows: attention_backward::rows,
         sweep: attention_backward::sweep,
+    },
+    Bench {
+        name: "cache",
+        rows: cache::rows,
+        sweep: cache::sweep,
     },
     Bench {
         name: "elementwise",

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use flashwave::kernels::ceilings::Probe;
 use flashwave::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
-use flashwave::model::{Llama, LlamaConfig, Logits, Session};
+use flashwave::kernels::sparse::Pattern;
+use flashwave::model::{LayerAttention, Llama, LlamaConfig, Logits, Session};
 use flashwave::{Capabilities, Context, DType, Result, Tensor};
 
 use super::{Prepared, Row, Scale};
@@ -97,7 +98,70 @@ pub fn rows(_: &Capabilities, scale: Scale) -> Vec<Row> {
             }))
         },
     );
-    vec![decode, prefill]
+    let mut rows = vec![decode, prefill];
+    rows.extend(hybrids(scale));
+    rows
+}
+
+/// LongGen's hybrid (arXiv 2410.01485) beside the same stack with full attention: six layers of the 7B shape.
+fn hybrids(scale: Scale) -> Vec<Row> {
+    let (layers, tokens, block) = scale.pick((6, 32768, 64), (3, 512, 16));
+    // A window of 1024 tokens, one sink, and every 32nd block: in all some 7% of 32K tokens.
+    let pattern = Pattern::LongGen {
+        window: scale.pick(16, 2),
+        sinks: 1,
+        stride: scale.pick(32, 8),
+    };
+    let plans = [
+        ("full".to_owned(), Vec::new()),
+        (
+            format!("1/3 full, 2/3 {pattern} block {block}"),
+            LayerAttention::hybrid(layers, &pattern, block),
+        ),
+    ];
+    let mut rows = Vec::new();
+    for (name, attention) in plans {
+        let config = LlamaConfig {
+            layers,
+            attention,
+            max_positions: tokens,
+            ..shape(scale)
+        };
+        // The chunk at half the context takes as long as the average chunk of a prompt that fills it.
+        let chunk = scale.pick(256, 16);
+        for (what, at, count) in [
+            ("prefill", tokens / 2, chunk),
+            ("decode", tokens - chunk, 1),
+        ] {
+            let config = config.clone();
+            let weights = parameters(&config);
+            let work =
+                format!("Llama {layers} layers {name}: {what} {count} tokens at {at} of {tokens}");
+            let prepare = move |ctx: &Context| hybrid(ctx, config.clone(), at, count);
+            rows.push(match count {
+                1 => Row::memory("model", work, 2.0 * weights, prepare),
+                n => Row::compute("model", work, Probe::F32, 2.0 * weights * n as f64, prepare),
+            });
+        }
+    }
+    rows
+}
+
+/// `count` tokens after `at` others; the recipe says what the cache takes.
+fn hybrid(ctx: &Context, config: LlamaConfig, at: usize, count: usize) -> Result<Prepared> {
+    let model = Llama::random(ctx, config, DType::F16)?;
+    let mut session = model.session(model.config().max_positions)?;
+    let vocab = model.config().vocab_size as u32;
+    let prompt: Vec<u32> = (0..at as u32).map(|i| i * 7919 % vocab).collect();
+    session.feed(&prompt)?;
+    let ids = Tensor::from_slice(ctx, &vec![1u32; count], [count])?;
+    let logits = Tensor::empty(ctx, DType::F32, [1, model.config().vocab_size])?;
+    let (bytes, full) = (session.cache().bytes(), session.cache().full_bytes());
+    let saved = 100.0 * session.cache().saved_bytes() as f64 / full as f64;
+    let recipe = format!("kv cache {bytes} bytes of {full}: {saved:.1}% less");
+    Ok(Prepared::new(recipe, move |pass, _| {
+        session.forward(pass, &ids, Some((Logits::Last, &logits)))
+    }))
 }
 
 /// Models have no tuning of their own.

@@ -4,16 +4,19 @@
 use flashwave::DType::{BF16, F16, F32, I8};
 use flashwave::kernels::attention::{
     Attention, AttentionArgs, AttentionBackward, AttentionLayouts, BackwardArgs, BackwardLayouts,
-    BackwardTuning, Blocks, Documents, Gradient, GradientTuning, Mask, Packing, alibi_slopes,
+    BackwardTuning, Blocks, Documents, FlashGradientTuning, Gradient, GradientTuning, Mask,
+    Packing, alibi_slopes,
 };
 use flashwave::kernels::sparse::{Causality, SparseLayout};
 use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
-use flashwave::reference::attention_backward::{Saved, attention_backward};
+use flashwave::reference::attention_backward::{
+    Saved, attention_backward, attention_backward_with,
+};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use super::attention::{Dims, at, count, fused, heads_first, kept, out_slack};
 use crate::inputs::{Random, poisoned, round, widen};
-use crate::tolerance::{Outcome, Ulps, check, farther};
+use crate::tolerance::{Outcome, Ulps, check_in, farther};
 use crate::{Case, Failure};
 
 /// How tensors lie in memory.
@@ -32,6 +35,8 @@ enum Sizes {
     Default,
     /// The candidate of a sweep that is least like the defaults.
     Unusual,
+    /// The kernels for matrix units, on an emulation of these.
+    Emulated(FlashGradientTuning),
 }
 
 #[derive(Clone, Copy)]
@@ -68,11 +73,12 @@ struct Values {
 }
 
 impl Values {
-    /// dq, dk and dv by naive arithmetic that adds channels up from either end.
+    /// dq, dk and dv by naive arithmetic that adds channels up from either end, with weights stored as `weights`.
     fn naive(
         &self,
         p: &Problem<'_>,
         reversed: bool,
+        weights: DType,
         bias: impl Fn(Place) -> Option<f32>,
     ) -> [Vec<f32>; 3] {
         let turned = |x: &[f32], width| -> Vec<f32> {
@@ -93,7 +99,7 @@ impl Values {
             lse: &self.lse,
             dout: &turned(&self.dout, dv),
         };
-        let found = attention_backward(p, &saved, bias);
+        let found = attention_backward_with(p, &saved, bias, |w| round(w, weights));
         [
             turned(&found.dq, d),
             turned(&found.dk, d),
@@ -143,10 +149,14 @@ impl Setup {
             "{} b{} h{}/{} {}x{} d{}/{}",
             p.mask, p.batch, p.heads, p.kv_heads, p.q_len, p.kv_len, p.head_dim, p.v_dim
         );
-        name += &format!(
-            " {q} {k} {v} {o} -> {dq} {dk} {dv} {:?} {:?}",
-            self.place, self.sizes
-        );
+        name += &format!(" {q} {k} {v} {o} -> {dq} {dk} {dv} {:?}", self.place);
+        match self.sizes {
+            Sizes::Default => {}
+            Sizes::Emulated(t) => {
+                name += &format!(" emulated {}x{} by {}", t.rows, t.walked, t.part);
+            }
+            sizes => name += &format!(" {sizes:?}"),
+        }
         if let Some((dtype, dims)) = self.bias {
             name += &format!(" bias {dtype} {dims:?}");
         }
@@ -224,8 +234,13 @@ impl Setup {
                 operator.tuning(BackwardTuning {
                     queries: most(Gradient::Queries),
                     keys: most(Gradient::KeysValues),
+                    flash: None,
                 })
             }
+            Sizes::Emulated(sizes) => operator.tuning(BackwardTuning {
+                flash: Some([sizes; 2]),
+                ..BackwardTuning::new(caps, p.head_dim, p.v_dim)
+            }),
         }
     }
 
@@ -380,7 +395,11 @@ impl Setup {
             dv,
         };
         let operator = self.operator(ctx.capabilities());
-        ctx.record(|pass| operator.run(pass, args))?;
+        let plan = operator.plan(ctx.capabilities(), args.layouts())?;
+        ctx.record(|pass| plan.launch(pass, args))?;
+        // Matrix units take the weights in f16.
+        let flash = plan.launches().any(|l| l.recipe.shader().contains("flash"));
+        let weights = if flash { F16 } else { F32 };
 
         let wide = [
             &values.q,
@@ -402,7 +421,7 @@ impl Setup {
         };
         let exact = attention_backward(p, &saved, |place| added(place).map(f64::from));
         let exact = [exact.dq, exact.dk, exact.dv];
-        let naive = [false, true].map(|reversed| values.naive(p, reversed, added));
+        let naive = [false, true].map(|reversed| values.naive(p, reversed, weights, added));
         let slack = slack(p.kv_len, self.softcap);
         let mut outcome = Outcome::default();
         for i in 0..3 {
@@ -418,7 +437,7 @@ impl Setup {
             };
             let rounded = |x: &Vec<f32>| x.iter().map(|&x| round(x, self.types[4 + i])).collect();
             let naive = farther(&exact[i], naive.each_ref().map(|g| rounded(&g[i])));
-            let checked = check(&found, &exact[i], &naive, slack);
+            let checked = check_in(self.types[4 + i], &found, &exact[i], &naive, slack);
             outcome = outcome.and(
                 checked.map_err(|e| Failure::Wrong(format!("{}: {e}", ["dq", "dk", "dv"][i])))?,
             );
@@ -592,9 +611,72 @@ fn setups() -> Vec<(&'static str, Setup)> {
     let mut setup = Setup::new(Mask::Causal, [2, 1], [100, 150], 72);
     setup.sizes = Sizes::Unusual;
     add("unusual sizes", setup);
+    setups.extend(matrix_units());
     // A group's cases together, that they be one test.
     setups.sort_by_key(|&(group, _)| group);
     setups
+}
+
+/// The kernels for matrix units: on an emulation of these everywhere, and on the device's own where it has any.
+fn matrix_units() -> Vec<(&'static str, Setup)> {
+    let base = FlashGradientTuning::EMULATED;
+    let short = FlashGradientTuning { walked: 16, ..base };
+    let wide = FlashGradientTuning { rows: 32, ..short };
+    let long = FlashGradientTuning { part: 32, ..base };
+    let window = |left, right, sinks| Mask::Window { left, right, sinks };
+    let mut setups = Vec::new();
+    for (mask, lengths, d, v_dim, sizes) in [
+        (Mask::Full, [33, 70], 32, 32, base),
+        (Mask::Causal, [70, 70], 32, 32, base),
+        (Mask::Causal, [50, 20], 32, 32, base),
+        (window(20, 0, 3), [67, 90], 32, 32, base),
+        (window(9, 5, 40), [67, 90], 32, 32, base),
+        (Mask::Prefix(37), [50, 50], 32, 32, long),
+        (Mask::Causal, [45, 77], 40, 80, short),
+        (Mask::Causal, [45, 77], 64, 64, wide),
+        (Mask::Causal, [75, 77], 128, 16, short),
+    ] {
+        let mut setup = Setup::new(mask, [4, 2], lengths, d);
+        setup.problem.v_dim = v_dim;
+        setup.types = [F16; 7];
+        setup.sizes = Sizes::Emulated(sizes);
+        setups.push(setup);
+    }
+    let plain = setups[1];
+    setups.push(Setup {
+        place: Storage::Fused,
+        ..plain
+    });
+    let sharp = Setup {
+        sharpness: 30.0,
+        sink: Some(1.0),
+        ..plain
+    };
+    setups.push(sharp);
+    let documents: &[[usize; 2]] = &[[20, 20], [17, 30], [33, 33]];
+    let mut packed = Setup { documents, ..plain };
+    packed.problem.kv_len = 83;
+    setups.push(packed);
+    let mut listed = Setup {
+        sparse: Some([32, 2]),
+        ..plain
+    };
+    listed.problem.q_len = 150;
+    listed.problem.kv_len = 150;
+    setups.push(listed);
+    setups.push(Setup {
+        sparse: Some([16, 1]),
+        ..listed
+    });
+    let on_device = |setup: &Setup| Setup {
+        sizes: Sizes::Default,
+        ..*setup
+    };
+    let device: Vec<Setup> = setups.iter().map(on_device).collect();
+    let emulated = setups.into_iter().map(|s| ("matrix units emulated", s));
+    emulated
+        .chain(device.into_iter().map(|s| ("matrix units", s)))
+        .collect()
 }
 
 /// The correctness matrix.
@@ -612,7 +694,7 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
         launches.extend(setup.plan(caps, setup.operator(caps)));
     }
     let operator = AttentionBackward::new(Attention::new(Mask::Causal));
-    for d in [128, 256] {
+    for d in [64, 128, 256] {
         let setup = Setup::new(Mask::Causal, [8, 2], [2048, 2048], d);
         let default = BackwardTuning::new(caps, d, d);
         let of = |gradient| GradientTuning::candidates(caps, gradient, d, d);
@@ -624,7 +706,27 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                     .into_iter()
                     .map(|keys| BackwardTuning { keys, ..default }),
             );
+        // The kernels of f32, which f32 tensors are for.
         for tuning in tunings {
+            launches.extend(setup.plan(caps, operator.tuning(tuning)));
+        }
+        let setup = Setup {
+            types: [F16; 7],
+            ..setup
+        };
+        let flash = |gradient| FlashGradientTuning::candidates(caps, gradient, d, d);
+        let Some([queries, keys]) = default.flash else {
+            continue;
+        };
+        let of_queries = flash(Gradient::Queries).into_iter().map(|q| [q, keys]);
+        let of_keys = flash(Gradient::KeysValues)
+            .into_iter()
+            .map(|k| [queries, k]);
+        for flash in of_queries.chain(of_keys) {
+            let tuning = BackwardTuning {
+                flash: Some(flash),
+                ..default
+            };
             launches.extend(setup.plan(caps, operator.tuning(tuning)));
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod attention_backward;
+pub mod cache;
 pub mod ceilings;
 pub mod elementwise;
 pub mod embedding;
@@ -42,6 +43,11 @@ pub const FAMILIES: &[Family] = &[
         name: "attention_backward",
         cases: attention_backward::cases,
         launches: attention_backward::launches,
+    },
+    Family {
+        name: "cache",
+        cases: cache::cases,
+        launches: cache::launches,
     },
     Family {
         name: "ceilings",

@@ -242,7 +242,16 @@ fn setups() -> Vec<(&'static str, Setup)> {
     }
     // Chunks and tokens of a text: any run of queries, before the layout's end.
     let text = Setup::new("s2:stride=4,window=2", 16, 200);
-    for (q_len, kv_len) in [(30, 100), (33, 33), (50, 200), (1, 77), (3, 131), (16, 16)] {
+    for (q_len, kv_len) in [
+        (30, 100),
+        (33, 33),
+        (50, 200),
+        (1, 77),
+        (3, 131),
+        (16, 16),
+        (16, 105),
+        (5, 200),
+    ] {
         let mut setup = text.part(q_len, kv_len);
         add("parts", setup);
         setup.types = [F16; 4];

@@ -4,10 +4,11 @@ use std::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::backward_tuning::MOST_FLASH_CHANNELS;
 use super::problem::{self, Problem, Strides, four, multiple_of, strides};
 use super::{
-    Attention, AttentionArgs, AttentionLayouts, BackwardTuning, Blocks, Documents, GradientTuning,
-    SCRATCH_SLOT, most_bindings,
+    Attention, AttentionArgs, AttentionLayouts, BackwardTuning, Blocks, Documents,
+    FlashGradientTuning, GradientTuning, SCRATCH_SLOT, most_bindings,
 };
 use crate::capabilities::{Capabilities, ReduceTier};
 use crate::dtype::DType;
@@ -35,7 +36,8 @@ pub const MAX_BACKWARD_DIM: usize = 256;
 /// - `sparse`: as in the forward pass, for all rows and keys of the layout; k and v hold all keys.
 ///
 /// head_dim and v_dim at most [`MAX_BACKWARD_DIM`]. A row that sees no key adds nothing and has a dq of zero. There are
-/// no gradients with respect to bias, slopes and sink logits. All arithmetic is in f32. Of bias, mask, documents,
+/// no gradients with respect to bias, slopes and sink logits. Arithmetic is in f32, or, where everything is f16 and the device has
+/// matrix units, products of f16 summed in f32. Of bias, mask, documents,
 /// slopes and a sparse layout a device takes seven fewer than the tensors it binds ([`Capabilities::storage_buffers`]): one within
 /// WebGPU's default limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -279,11 +281,33 @@ impl AttentionBackward {
             ..*forward
         };
         let problem = Problem::new(&self.forward, &inner)?;
+        let params = Params {
+            forward: problem.params(1),
+            dq: strides(layouts.dq),
+            dk: strides(layouts.dk),
+            dv: strides(layouts.dv),
+            gradient_scale: scale,
+        };
+        let call = Call {
+            problem,
+            layouts,
+            params,
+        };
+        let [queries, keys] = match &tuning.flash {
+            Some([queries, keys]) if call.suits_flash() => [
+                call.flash(caps, Gradient::Queries, queries)?,
+                call.flash(caps, Gradient::KeysValues, keys)?,
+            ],
+            _ => [
+                call.gradient(caps, Gradient::Queries, &tuning.queries)?,
+                call.gradient(caps, Gradient::KeysValues, &tuning.keys)?,
+            ],
+        };
         Ok(BackwardPlan {
-            rows: rows(caps, &problem, forward.out, lse)?,
-            queries: problem.gradient(caps, &layouts, Gradient::Queries, &tuning.queries, scale)?,
-            keys: problem.gradient(caps, &layouts, Gradient::KeysValues, &tuning.keys, scale)?,
-            count: problem.batch * problem.heads * problem.q_len,
+            rows: rows(caps, &call.problem, forward.out, lse)?,
+            queries,
+            keys,
+            count: call.problem.batch * call.problem.heads * call.problem.q_len,
         })
     }
 
@@ -399,48 +423,103 @@ fn rows(caps: &Capabilities, problem: &Problem<'_>, out: &Layout, lse: &Layout) 
     )
 }
 
-impl Problem<'_> {
-    fn gradient(
+/// A checked call; to its problem, `out` is the output's gradient.
+struct Call<'a> {
+    problem: Problem<'a>,
+    layouts: BackwardLayouts<'a>,
+    params: Params,
+}
+
+impl<'a> Call<'a> {
+    /// Workgroups that hold `held` rows each.
+    fn grid(&self, gradient: Gradient, held: u32) -> [usize; 3] {
+        let p = &self.problem;
+        let (rows, heads) = match gradient {
+            Gradient::Queries => (p.q_len, p.heads),
+            Gradient::KeysValues => (p.kv_len, p.kv_heads),
+        };
+        [rows.div_ceil(held as usize), heads, p.batch]
+    }
+
+    /// q, k, v and the gradients of the output, of q, k and v.
+    fn tensors(&self) -> [&'a Layout; 7] {
+        let AttentionLayouts { q, k, v, out, .. } = *self.problem.layouts;
+        let BackwardLayouts { dq, dk, dv, .. } = self.layouts;
+        [q, k, v, out, dq, dk, dv]
+    }
+
+    /// Whether the kernels for matrix units take the call: f16 all over, rows that start at multiples of 16 bytes, few
+    /// enough channels, masks by position alone.
+    fn suits_flash(&self) -> bool {
+        let forward = self.problem.layouts;
+        let modified = forward.bias.is_some()
+            || forward.mask.is_some()
+            || forward.slopes.is_some()
+            || self.problem.softcapped();
+        let fits = |l: &Layout| l.dtype() == DType::F16 && multiple_of(l, 8);
+        !modified
+            && self.tensors().into_iter().all(fits)
+            && self.problem.head_dim.max(self.problem.v_dim) <= MOST_FLASH_CHANNELS
+    }
+
+    fn flash(
         &self,
         caps: &Capabilities,
-        layouts: &BackwardLayouts<'_>,
         gradient: Gradient,
-        tuning: &GradientTuning,
-        scale: f32,
+        tuning: &FlashGradientTuning,
     ) -> Result<Launch> {
-        tuning.check(caps, gradient, self.head_dim, self.v_dim)?;
-        let tuning = &match &self.listed {
+        let p = &self.problem;
+        let tuning = match &p.listed {
             Some(listed) => tuning.within(listed.layout.block() as u32),
             None => *tuning,
         };
-        let &AttentionLayouts { q, k, v, out, .. } = self.layouts;
-        let &BackwardLayouts { dq, dk, dv, .. } = layouts;
-        let params = Params {
-            forward: self.params(0, 1),
-            dq: strides(dq),
-            dk: strides(dk),
-            dv: strides(dv),
-            gradient_scale: scale,
+        tuning.check(caps, gradient, p.head_dim, p.v_dim)?;
+        let shader = match gradient {
+            Gradient::Queries => "attention/flash_backward_q",
+            Gradient::KeysValues => "attention/flash_backward_kv",
         };
-        let held = (tuning.along * tuning.rows) as usize;
+        let recipe = p
+            .recipe(shader)
+            .with("COOP", tuning.units.name())
+            .with("SUBS", tuning.subgroups)
+            .with("R", tuning.rows)
+            .with("WALK", tuning.walked)
+            .with("PART", tuning.part);
+        let grid = self.grid(gradient, tuning.subgroups * tuning.rows);
+        Launch::new(caps, recipe, grid, &self.params)
+    }
+
+    fn gradient(
+        &self,
+        caps: &Capabilities,
+        gradient: Gradient,
+        tuning: &GradientTuning,
+    ) -> Result<Launch> {
+        let p = &self.problem;
+        let tuning = match &p.listed {
+            Some(listed) => tuning.within(listed.layout.block() as u32),
+            None => *tuning,
+        };
+        tuning.check(caps, gradient, p.head_dim, p.v_dim)?;
+        let [q, k, v, dout, dq, dk, dv] = self.tensors();
         let wide = |outputs: &[&Layout]| {
-            let mut all = [q, k, v, out].into_iter().chain(outputs.iter().copied());
-            if all.all(|l| multiple_of(l, 4)) { 4 } else { 1 }
+            let all = [q, k, v, dout].into_iter().chain(outputs.iter().copied());
+            if all.into_iter().all(|l| multiple_of(l, 4)) {
+                4
+            } else {
+                1
+            }
         };
-        let (recipe, grid) = match gradient {
-            Gradient::Queries => (
-                self.recipe("attention/backward_q")
-                    .with("GQ", dq.dtype())
-                    .with("VEC", wide(&[dq])),
-                [self.q_len.div_ceil(held), self.heads, self.batch],
-            ),
-            Gradient::KeysValues => (
-                self.recipe("attention/backward_kv")
-                    .with("GK", dk.dtype())
-                    .with("GV", dv.dtype())
-                    .with("VEC", wide(&[dk, dv])),
-                [self.kv_len.div_ceil(held), self.kv_heads, self.batch],
-            ),
+        let recipe = match gradient {
+            Gradient::Queries => p
+                .recipe("attention/backward_q")
+                .with("GQ", dq.dtype())
+                .with("VEC", wide(&[dq])),
+            Gradient::KeysValues => p
+                .recipe("attention/backward_kv")
+                .with("GK", dk.dtype())
+                .with("GV", dv.dtype())
+                .with("VEC", wide(&[dk, dv])),
         };
         let recipe = recipe
             .with("TX", tuning.across)
@@ -448,6 +527,11 @@ impl Problem<'_> {
             .with("R", tuning.rows)
             .with("DC", tuning.depth)
             .with("BV", tuning.staged_rows);
-        Launch::new(caps, recipe, grid, &params)
+        Launch::new(
+            caps,
+            recipe,
+            self.grid(gradient, tuning.along * tuning.rows),
+            &self.params,
+        )
     }
 }

@@ -1,6 +1,6 @@
 //! Tile sizes of the gradients' kernels.
 
-use super::Gradient;
+use super::{Gradient, MatrixUnits};
 use crate::capabilities::{Capabilities, DeviceClass};
 use crate::error::{Error, Result};
 
@@ -21,6 +21,21 @@ pub struct GradientTuning {
     pub staged_rows: u32,
 }
 
+/// Tile sizes of one of the two kernels for matrix units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlashGradientTuning {
+    /// What multiplies.
+    pub units: MatrixUnits,
+    /// Subgroups of a workgroup, of 32 invocations each: a power of two; one if emulated.
+    pub subgroups: u32,
+    /// Held rows of a subgroup: 16 or 32.
+    pub rows: u32,
+    /// Rows of a tile that is walked over: a power of two from 16 on, at most 64 times the subgroups.
+    pub walked: u32,
+    /// Rows of it whose scores are held at a time: a power of two from 16 to `walked`.
+    pub part: u32,
+}
+
 /// All sizes that do not change the gradients; [`BackwardTuning::new`] has a device's defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BackwardTuning {
@@ -28,6 +43,8 @@ pub struct BackwardTuning {
     pub queries: GradientTuning,
     /// Of the kernel of dk and dv.
     pub keys: GradientTuning,
+    /// Of the kernels of dq and of dk and dv for matrix units, which then serve what calls they can.
+    pub flash: Option<[FlashGradientTuning; 2]>,
 }
 
 impl BackwardTuning {
@@ -37,6 +54,7 @@ impl BackwardTuning {
         Self {
             queries: of(Gradient::Queries),
             keys: of(Gradient::KeysValues),
+            flash: FlashGradientTuning::both(caps, head_dim, v_dim),
         }
     }
 }
@@ -171,6 +189,136 @@ impl GradientTuning {
             },
             format!("{self:?}"),
             allowed,
+        ))
+    }
+}
+
+/// Most channels of a head for the kernels for matrix units, whose results stay in registers.
+pub(super) const MOST_FLASH_CHANNELS: usize = 128;
+
+impl FlashGradientTuning {
+    /// For the tests of devices without matrix units.
+    pub const EMULATED: Self = Self {
+        units: MatrixUnits::Emulated,
+        subgroups: 1,
+        rows: 16,
+        walked: 32,
+        part: 16,
+    };
+
+    /// Bytes of workgroup memory: tiles of walked rows, channels padded to 32.
+    pub fn workgroup_bytes(&self, gradient: Gradient, head_dim: usize, v_dim: usize) -> u64 {
+        let [d, dv] = [head_dim, v_dim].map(|d| d.next_multiple_of(32) as u64);
+        let (channels, known) = match gradient {
+            Gradient::Queries => (2 * d + dv, 0),
+            Gradient::KeysValues => (2 * d + 2 * dv, 8),
+        };
+        let emulated = match self.units {
+            MatrixUnits::Device => 0,
+            MatrixUnits::Emulated => 1024,
+        };
+        u64::from(self.walked) * (2 * channels + known) + emulated
+    }
+
+    /// The fastest of those measured (see the shaders).
+    fn new(caps: &Capabilities, gradient: Gradient, head_dim: usize, v_dim: usize) -> Option<Self> {
+        let (rows, subgroups, walked, part) = match (gradient, head_dim.max(v_dim)) {
+            (Gradient::Queries, ..=64) => (32, 4, 64, 32),
+            (Gradient::Queries, _) => (16, 8, 64, 64),
+            (Gradient::KeysValues, ..=64) => (16, 8, 64, 32),
+            (Gradient::KeysValues, _) => (16, 8, 32, 16),
+        };
+        let mut tuning = Self {
+            units: MatrixUnits::Device,
+            subgroups,
+            rows,
+            walked,
+            part,
+        };
+        if tuning.workgroup_bytes(gradient, head_dim, v_dim) > caps.workgroup_bytes.into() {
+            tuning.walked /= 2;
+            tuning.part = tuning.part.min(tuning.walked);
+        }
+        let fits = tuning.check(caps, gradient, head_dim, v_dim).is_ok();
+        fits.then_some(tuning)
+    }
+
+    fn both(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Option<[Self; 2]> {
+        let of = |gradient| Self::new(caps, gradient, head_dim, v_dim);
+        Some([of(Gradient::Queries)?, of(Gradient::KeysValues)?])
+    }
+
+    /// What a sweep on a device should try.
+    pub fn candidates(
+        caps: &Capabilities,
+        gradient: Gradient,
+        head_dim: usize,
+        v_dim: usize,
+    ) -> Vec<Self> {
+        let Some(default) = Self::new(caps, gradient, head_dim, v_dim) else {
+            return Vec::new();
+        };
+        let mut found = vec![default];
+        let shapes = [(16, 4), (16, 8), (32, 4)].into_iter();
+        for (rows, subgroups) in shapes.filter(|s| s.0 == 16 || head_dim.max(v_dim) <= 64) {
+            for (walked, part) in [(16, 16), (32, 16), (32, 32), (64, 16), (64, 32), (64, 64)] {
+                let tuning = Self {
+                    rows,
+                    subgroups,
+                    walked,
+                    part,
+                    ..default
+                };
+                let sound = tuning.check(caps, gradient, head_dim, v_dim).is_ok();
+                if sound && !found.contains(&tuning) {
+                    found.push(tuning);
+                }
+            }
+        }
+        found
+    }
+
+    /// With tiles that divide blocks of `block` rows (a power of two, at least 16) either way.
+    pub(super) fn within(mut self, block: u32) -> Self {
+        self.walked = self.walked.min(block);
+        self.part = self.part.min(block);
+        self.rows = self.rows.min(block);
+        self.subgroups = self.subgroups.min(block / self.rows);
+        // As many invocations as copy a tile's logarithms.
+        self.walked = self.walked.min(64 * self.subgroups);
+        self
+    }
+
+    pub(super) fn check(
+        &self,
+        caps: &Capabilities,
+        gradient: Gradient,
+        head_dim: usize,
+        v_dim: usize,
+    ) -> Result<()> {
+        let units = match self.units {
+            MatrixUnits::Device => caps.matrix_elements,
+            MatrixUnits::Emulated => self.subgroups == 1,
+        };
+        let sound = units
+            && self.subgroups.is_power_of_two()
+            && self.subgroups <= caps.invocations / 32
+            && [16, 32].contains(&self.rows)
+            && self.walked.is_power_of_two()
+            && self.part.is_power_of_two()
+            && (16..=self.walked).contains(&self.part)
+            && self.walked <= 64 * self.subgroups
+            && self.workgroup_bytes(gradient, head_dim, v_dim) <= caps.workgroup_bytes.into();
+        if sound {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "tuning.flash",
+            format!("{self:?} for {head_dim} and {v_dim} channels"),
+            format!(
+                "sizes as documented, {} invocations and {} bytes at most",
+                caps.invocations, caps.workgroup_bytes
+            ),
         ))
     }
 }

@@ -95,6 +95,15 @@ impl<'a> Listed<'a> {
         ]
     }
 
+    /// Keys that the longest line of the call visits.
+    pub(super) fn visits(&self) -> usize {
+        let (first, count) = self.lines;
+        let of_head =
+            |head| (first..first + count).map(move |line| self.layout.line(head, line).len());
+        let longest = (0..self.layout.heads()).flat_map(of_head).max();
+        longest.unwrap_or(0).max(1) * self.layout.block()
+    }
+
     /// The tuning with tiles that a block is made of.
     pub(super) fn fit(&self, mut tuning: PrefillTuning) -> PrefillTuning {
         let block = self.layout.block() as u32;

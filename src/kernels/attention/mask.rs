@@ -71,6 +71,16 @@ impl Band {
         };
         (0..q_len).map(row).sum()
     }
+
+    /// How many keys some query sees: what attention has to read.
+    pub fn visits(&self, q_len: usize, kv_len: usize) -> usize {
+        let (last, first) = (kv_len as i64 - 1, kv_len as i64 - q_len as i64);
+        let end = (last + i64::from(self.right) + 1)
+            .max(self.prefix.into())
+            .clamp(0, kv_len as i64);
+        let begin = (first - i64::from(self.left)).clamp(0, end);
+        (end - begin + begin.min(self.sinks.into())) as usize
+    }
 }
 
 impl fmt::Display for Mask {
@@ -199,6 +209,13 @@ mod tests {
                 let expected = all.filter(|&at| seen(at)).count() as u64;
                 let pairs = band.pairs(q_len as usize, kv_len as usize);
                 assert_eq!(pairs, expected, "{mask} {q_len} x {kv_len}");
+                let visited = |j: &i64| (0..q_len).any(|i| seen((i, *j)));
+                let visits = band.visits(q_len as usize, kv_len as usize);
+                // The keys between those that the first query sees and the last does are not counted out.
+                assert!(
+                    visits >= (0..kv_len).filter(visited).count(),
+                    "{mask} {q_len} x {kv_len}"
+                );
             }
         }
     }

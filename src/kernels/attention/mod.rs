@@ -8,12 +8,15 @@ mod alibi;
 mod backward;
 mod backward_tuning;
 mod blocks;
+mod cached;
 mod cooperative;
 mod decode;
 mod documents;
+mod format;
 mod mask;
 mod prefill;
 mod problem;
+mod store;
 mod tuning;
 
 use std::fmt;
@@ -32,12 +35,15 @@ pub use backward::{
     AttentionBackward, BackwardArgs, BackwardLayouts, BackwardPlan, Gradient, Gradients,
     MAX_BACKWARD_DIM,
 };
-pub use backward_tuning::{BackwardTuning, GradientTuning};
+pub use backward_tuning::{BackwardTuning, FlashGradientTuning, GradientTuning};
 pub use blocks::Blocks;
+pub use cached::{CacheArgs, CacheLayouts};
 pub use documents::{Documents, Packing};
+pub use format::{KvFormat, KvLayout};
 pub use mask::{Band, Mask};
 use problem::Problem;
-pub use tuning::{CooperativeTuning, DecodeTuning, MatrixUnits, PrefillTuning, Tuning};
+pub use store::{BlockLayout, BlockTable, ChannelOrder, KvStore, TokenLayout, Tokens, plan_append};
+pub use tuning::{CooperativeTuning, DecodeTuning, Loads, MatrixUnits, PrefillTuning, Tuning};
 
 /// Most channels of a head of q and k: what multi-head latent attention (DeepSeek-V2) takes.
 pub const MAX_HEAD_DIM: usize = 576;
@@ -290,10 +296,7 @@ impl Attention {
             .tuning
             .unwrap_or_else(|| Tuning::new(caps, problem.head_dim, problem.v_dim));
         // The decode kernel binds one tensor more.
-        if problem.q_len <= tuning.decode_queries
-            && problem.bindings() < most_bindings(caps)
-            && problem.listed.is_none()
-        {
+        if problem.q_len <= tuning.decode_queries && problem.bindings() < most_bindings(caps) {
             return problem.decode(caps, &tuning.decode);
         }
         match &tuning.cooperative {

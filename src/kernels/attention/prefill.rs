@@ -31,7 +31,7 @@ impl Problem<'_> {
             Some(listed) => listed.grid(queries, self.batch),
         };
         Ok(AttentionPlan {
-            main: Launch::new(caps, recipe, grid, &self.params(0, 1))?,
+            main: Launch::new(caps, recipe, grid, &self.params(1))?,
             combine: None,
             partial: 0,
         })

@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::blocks::{Blocks, Listed, Sizes};
+use super::cached::Caches;
 use super::{Attention, AttentionLayouts, Band, MAX_HEAD_DIM, MAX_VALUE_DIM, Mask};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -29,8 +30,14 @@ pub(super) struct Params {
     group: u32,
     q_len: u32,
     kv_len: u32,
-    split_keys: u32,
     splits: u32,
+    k_scales: u32,
+    v_scales: u32,
+    page_size: u32,
+    pages: u32,
+    blocks: u32,
+    batches: u32,
+    kv_heads: u32,
 }
 
 /// Offset and strides of batch, head and row.
@@ -53,7 +60,7 @@ pub(super) struct Problem<'a> {
     pub(super) kv_len: usize,
     pub(super) head_dim: usize,
     pub(super) v_dim: usize,
-    mask_kind: Mask,
+    pub(super) mask_kind: Mask,
     /// The scale times log2 e; with a softcap, over the cap.
     pub(super) scale: f32,
     /// The softcap times log2 e, or zero.
@@ -61,6 +68,8 @@ pub(super) struct Problem<'a> {
     bias: Option<Broadcast>,
     mask: Option<Broadcast>,
     pub(super) listed: Option<Listed<'a>>,
+    /// Where keys and values lie if not in tensors.
+    pub(super) caches: Option<Caches>,
 }
 
 /// A bias or mask by its strides.
@@ -211,6 +220,7 @@ impl<'a> Problem<'a> {
             bias,
             mask,
             listed,
+            caches: None,
         })
     }
 
@@ -248,7 +258,12 @@ impl<'a> Problem<'a> {
         ))
     }
 
-    pub(super) fn params(&self, split_keys: usize, splits: usize) -> Params {
+    /// Whether scores are bent.
+    pub(super) fn softcapped(&self) -> bool {
+        self.cap > 0.0
+    }
+
+    pub(super) fn params(&self, splits: usize) -> Params {
         let AttentionLayouts { q, k, v, out, .. } = self.layouts;
         let [q, mut k, mut v, out] = [q, k, v, out].map(|l| strides(l));
         if let Some(Blocks::Pages { .. }) = self.layouts.sparse {
@@ -257,6 +272,11 @@ impl<'a> Problem<'a> {
         }
         let of = |b: &Option<Broadcast>| b.as_ref().map_or(Strides::default(), |b| b.strides);
         let by_key = |b: &Option<Broadcast>| b.as_ref().is_some_and(|b| b.by_key) as u32;
+        let caches = self.caches.as_ref();
+        if let Some(caches) = caches {
+            k.row = caches.keys.row as u32;
+            v.row = caches.values.row as u32;
+        }
         Params {
             q,
             k,
@@ -274,21 +294,28 @@ impl<'a> Problem<'a> {
             group: (self.heads / self.kv_heads) as u32,
             q_len: self.q_len as u32,
             kv_len: self.kv_len as u32,
-            split_keys: split_keys as u32,
             splits: splits as u32,
+            k_scales: caches.map_or(0, |c| c.keys.scales_at as u32),
+            v_scales: caches.map_or(0, |c| c.values.scales_at as u32),
+            page_size: caches.map_or(0, |c| c.page_size),
+            pages: caches.map_or(0, |c| c.pages),
+            blocks: caches.map_or(0, |c| c.blocks),
+            batches: self.batch as u32,
+            kv_heads: self.kv_heads as u32,
         }
     }
 
     pub(super) fn recipe(&self, shader: &'static str) -> Recipe {
         let AttentionLayouts { q, k, v, out, .. } = self.layouts;
+        let codes = self.caches.as_ref().map(|c| (c.keys.code, c.values.code));
         let seen = match self.layouts.documents {
             Some(_) => "rows",
             None => self.mask_kind.variant(),
         };
         let recipe = Recipe::new(shader)
             .with("Q", q.dtype())
-            .with("K", k.dtype())
-            .with("V", v.dtype())
+            .with("K", codes.map_or(k.dtype(), |(k, _)| k))
+            .with("V", codes.map_or(v.dtype(), |(_, v)| v))
             .with("O", out.dtype())
             .with("D", self.head_dim as u32)
             .with("DV", self.v_dim as u32)

@@ -1,5 +1,6 @@
 //! Sizes of the attention kernels that do not change the result.
 
+use super::KvFormat;
 use crate::capabilities::{Capabilities, DeviceClass};
 use crate::error::{Error, Result};
 
@@ -18,13 +19,27 @@ pub struct PrefillTuning {
     pub value_keys: u32,
 }
 
+/// When the decode kernel asks for keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Loads {
+    /// With the values, when they are needed.
+    Together,
+    /// A step ahead.
+    Ahead,
+}
+
 /// Sizes of the decode kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DecodeTuning {
     /// Invocations of a workgroup: a power of two.
     pub workgroup: u32,
-    /// Invocations that share a key, at least: a power of two, at most 32. More where registers would not suffice.
+    /// Invocations that share a key: a power of two, 4 to 32. More where registers would not suffice, fewer where rows
+    /// are short.
     pub lanes: u32,
+    /// Keys that they handle together: 4 or 8.
+    pub keys: u32,
+    /// When keys are asked for.
+    pub loads: Loads,
     /// Rows (queries of heads that share keys) of one workgroup, at most: a power of two, at most 8.
     pub rows: u32,
     /// Workgroups that the keys are split for.
@@ -294,32 +309,61 @@ impl DecodeTuning {
     pub(super) fn new(caps: &Capabilities) -> Self {
         Self {
             workgroup: 128,
-            lanes: 8,
-            rows: 8,
-            // A few workgroups for each processor of the largest cards; a software driver gains nothing by more
-            // than it has threads.
+            lanes: 16,
+            keys: 4,
+            loads: Loads::Ahead,
+            rows: if caps.subgroups.is_some() { 8 } else { 4 },
+            // Four workgroups for each processor of an H100 or H200, as many as run at a time there: 1056 took 5%
+            // longer. A software driver gains nothing by more than it has threads.
             workgroups: if caps.class == DeviceClass::Software {
                 8
             } else {
-                512
+                528
             },
             split_keys: 128,
         }
     }
 
+    /// The defaults for a cache in these formats. Numbers of a byte take more instructions for each byte read: eight
+    /// keys together share what a step costs, and block exponents favour few lanes with long accesses (int8 146 us
+    /// by eight keys, 154 by four; block8 169 us by 16 lanes, 159 by eight: H100, 131072 keys).
+    pub fn cached(caps: &Capabilities, keys: KvFormat, values: KvFormat) -> Self {
+        let mut tuning = Self::new(caps);
+        let formats = [keys, values];
+        if caps.subgroups.is_none()
+            || caps.class == DeviceClass::Software
+            || formats.iter().any(|f| f.code().size() > 1)
+        {
+            return tuning;
+        }
+        tuning.workgroups = 1056;
+        match formats.iter().any(|f| f.scaling().block() > 0) {
+            true => tuning.lanes = 8,
+            false => (tuning.keys, tuning.loads) = (8, Loads::Together),
+        }
+        tuning
+    }
+
     /// What a sweep on a device should try.
     pub fn candidates(caps: &Capabilities) -> Vec<Self> {
-        let mut found = vec![Self::new(caps)];
+        let default = Self::new(caps);
+        let mut found = vec![default];
         for workgroup in [64, 128, 256] {
-            for lanes in [8, 16, 32] {
-                for rows in [4, 8] {
-                    for workgroups in [256, 512, 1024, 2048] {
+            for lanes in [8, 16] {
+                for (keys, loads) in [
+                    (4, Loads::Together),
+                    (4, Loads::Ahead),
+                    (8, Loads::Together),
+                    (8, Loads::Ahead),
+                ] {
+                    for workgroups in [528, 1056, 2112] {
                         let tuning = Self {
                             workgroup,
                             lanes,
-                            rows,
+                            keys,
+                            loads,
                             workgroups,
-                            split_keys: 128,
+                            ..default
                         };
                         if !found.contains(&tuning) && tuning.check(caps).is_ok() {
                             found.push(tuning);
@@ -336,7 +380,8 @@ impl DecodeTuning {
             .iter()
             .all(|n| n.is_power_of_two())
             && (32..=caps.invocations.min(256)).contains(&self.workgroup)
-            && self.lanes <= 32
+            && (4..=32).contains(&self.lanes)
+            && [4, 8].contains(&self.keys)
             && self.rows <= 8
             && self.workgroups > 0
             && self.split_keys > 0;

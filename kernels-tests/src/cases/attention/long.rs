@@ -22,7 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
     };
     let mut cases = Vec::new();
     for (length, masks) in [
-        (1500, [Mask::Causal, window(100)]),
+        (1000, [Mask::Causal, window(100)]),
         (131_072, [Mask::Causal, window(1024)]),
     ] {
         for mask in masks {

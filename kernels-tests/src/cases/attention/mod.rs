@@ -585,7 +585,12 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
             if decode.workgroups != defaults.decode.workgroups {
                 continue;
             }
-            for heads in [[8, 8], [8, 2], [8, 1]] {
+            // Each count of rows once.
+            let heads: &[[usize; 2]] = match d {
+                128 => &[[8, 8], [8, 2]],
+                _ => &[[8, 1]],
+            };
+            for &heads in heads {
                 let mut setup = Setup::new(Mask::Causal, heads, [1, 4096], d);
                 setup.types = [F32, F16, F16, F32];
                 let operator = Attention::new(Mask::Causal).tuning(Tuning { decode, ..defaults });

@@ -271,10 +271,44 @@ pub(super) fn all() -> Vec<(&'static str, Setup)> {
     setups
 }
 
-/// flash-attention's grid as far as CPU references go, on GPUs alone: 2 x 13 lengths, 14 pairs, 12 head dimensions,
-/// 6 masks.
+/// The grids of flash-attention and ggml as far as CPU references go, on GPUs alone: 2 x 13 lengths, 14 pairs, 12 head
+/// dimensions, 6 masks; 12 widths of k and v by 3 lengths of the cache by 4 numbers of queries.
 fn large() -> Vec<Setup> {
     let mut found = Vec::new();
+    let widths = [
+        (40, 40),
+        (64, 64),
+        (72, 72),
+        (80, 80),
+        (96, 96),
+        (128, 128),
+        (192, 192),
+        (192, 128),
+        (256, 256),
+        (320, 256),
+        (512, 512),
+        (576, 512),
+    ];
+    for (n, (d, v_dim)) in widths.into_iter().enumerate() {
+        for kv_len in [113, 512, 1024] {
+            for q_len in [1, 3, 32, 75] {
+                let mut setup = Setup::new(Mask::Full, [8, 2], [q_len, kv_len], d);
+                setup.problem.v_dim = v_dim;
+                setup.types = [F32, [F16, BF16, F32][n % 3], [F16, BF16, F32][n % 3], F32];
+                setup.mask = Some([false, false, true, true]);
+                setup.alibi = Some(8.0).filter(|_| n % 2 == 1);
+                setup.softcap = Some(10.0).filter(|_| n % 4 > 1);
+                setup.sink = Some(1.0).filter(|_| n % 3 == 1);
+                setup.place = if n % 2 == 0 {
+                    Storage::Turned
+                } else {
+                    Storage::Heads
+                };
+                setup.runs = Runs::OnGpus;
+                found.push(setup);
+            }
+        }
+    }
     let mut add = |mask, heads, pair, d| {
         let mut setup = Setup::new(mask, heads, pair, d);
         setup.types = [F16; 4];
@@ -284,8 +318,8 @@ fn large() -> Vec<Setup> {
     for length in [
         97, 128, 200, 257, 384, 512, 768, 1024, 1025, 2048, 300, 500, 444,
     ] {
-        add(Mask::Causal, [4, 2], [length, length], 64);
-        add(Mask::Full, [2, 2], [length, length], 128);
+        add(Mask::Causal, [2, 1], [length, length], 64);
+        add(Mask::Full, [1, 1], [length, length], 128);
     }
     for pair in [
         [113, 203],
@@ -301,7 +335,7 @@ fn large() -> Vec<Setup> {
         [64, 2048],
         [16, 20_000],
         [16, 100_000],
-        [2048, 4224],
+        [512, 4224],
     ] {
         add(Mask::Causal, [2, 1], pair, 64);
     }

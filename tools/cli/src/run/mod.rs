@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_backward;
+mod cache;
 mod call;
 mod dense;
 mod elementwise;
@@ -56,6 +57,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         attention::ENTRIES,
         attention_backward::ENTRIES,
         sparse_attention::ENTRIES,
+        cache::ENTRIES,
     ]
     .into_iter()
     .flatten()

@@ -6,6 +6,10 @@
 // two transforms are in the tables of rows.wgsl: no pass multiplies by them. Nothing is written to rows that `kept` lacks.
 //
 // A workgroup transforms C adjacent columns, lanes side by side along a row.
+//
+// Tried on an H100 (2026-11-25; the three passes together, f32, 768 channels): 32768 points, batch 16, rows of 2048 and 1024 points of
+// columns a workgroup 6.7 ms, 2048 points 7.0, 4096 points 7.5; rows of 4096 7.3 at best, with four steps in the rows' kernel 9.0.
+// 1048576 points, batch 1: rows of 4096 22.4 ms, of 2048 22.2, of 1024 23.5 and more.
 #import "lib/tensor.wgsl" as t
 #import "lib/complex.wgsl" as complex
 #import "lib/fft.wgsl" as fft

@@ -14,6 +14,12 @@
 //
 // A workgroup has SIDE transforms of one channel side by side, N / E invocations each, and loops over `rounds` groups of
 // transforms, so that the spectrum comes from memory once. E points an invocation stay in registers.
+//
+// Tried on an H100 (2026-11-25; causal, gated, f16, batch 64, 768 channels): 4096 points as 4, 8, 8, 16 by 16 points an invocation
+// 1.67 ms with one plane, 2.34 with two: workgroup memory takes the cache from spectra and twiddles; largest radix first 2.66;
+// 8 points an invocation 2.13; 16 halves of two bytes an access instead of eight 2.67. 1024 points: 4, 16, 16 0.38 ms, 8 points an
+// invocation 0.41. 8192 points: 3.9 ms however taken apart, 32 points an invocation 8.6. By count 105 instructions a point, by
+// time 200: not bound by memory. Untried: the spectrum in registers over the rounds, w loaded ahead of the inverse.
 #import "lib/tensor.wgsl" as t
 #import "lib/complex.wgsl" as complex
 #import "lib/fft.wgsl" as fft

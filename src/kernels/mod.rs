@@ -16,6 +16,7 @@ pub mod random;
 pub mod rope;
 pub mod rows;
 pub mod select;
+pub mod shortconv;
 pub mod softmax;
 pub mod spacetime;
 pub mod sparse;

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod attention_backward;
 pub mod cache;
 pub mod elementwise;
+pub mod fft;
 pub mod fftconv;
 pub mod gemm;
 pub mod gemv;
@@ -85,6 +86,12 @@ pub const BENCHES: &[Bench] = &[
         name: "elementwise",
         rows: elementwise::rows,
         sweep: elementwise::sweep,
+    },
+    Bench {
+        name: "fft",
+        rows: fft::rows,
+        // Nothing to tune.
+        sweep: fft::rows,
     },
     Bench {
         name: "fftconv",

@@ -7,11 +7,12 @@
 
 use flashwave::DType::{BF16, F16, F32};
 use flashwave::kernels::fftconv::{
-    Boundary, ConvArgs, FftConv, FilterPlan, FusedTuning, LongTuning, Planes, Tuning,
+    Boundary, ConvArgs, FftConv, FilterPlan, FusedTuning, LongTuning, Planes, Tuning, accumulate,
 };
 use flashwave::reference::fftconv::{by_fft, by_fft_of, convolve, gated};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
+use super::fftconv_backward;
 use crate::inputs::{Random, poisoned, round, widen};
 use crate::tolerance::{Outcome, Ulps, check, farther};
 use crate::{Case, Failure};
@@ -19,6 +20,8 @@ use crate::{Case, Failure};
 /// The right-angle form multiplies by a unit root more than transforms of padded sequences do, which costs up to sqrt(5)
 /// halves of an ulp (Brent, Percival and Zimmermann, Math. Comp. 76, 2007).
 const RIGHT_ANGLE: Ulps = Ulps(2.236);
+
+type Convolve<'a> = dyn Fn(&[f32], &[f32]) -> Vec<f32> + 'a;
 
 /// Lengths up to this one have the sum itself for an oracle.
 const BY_SUM: usize = 2048;
@@ -129,7 +132,7 @@ impl Setup {
         };
         // The gated input of the batch row that shares a transform with this one.
         let partner = |row: usize| -> Vec<f32> {
-            let other = (row / channels ^ 1) * channels + row % channels;
+            let other = ((row / channels) ^ 1) * channels + row % channels;
             let from = if other < batch * channels { other } else { row } * width;
             let gate = |i: usize| gates[0].as_ref().map_or(1.0, |g| g[i]);
             (from..from + length).map(|i| u[i] * gate(i)).collect()
@@ -154,7 +157,7 @@ impl Setup {
                 &widen(k),
                 d.map(f64::from),
             ));
-            let by = |conv: &dyn Fn(&[f32], &[f32]) -> Vec<f32>| -> Vec<f32> {
+            let by = |conv: &Convolve<'_>| -> Vec<f32> {
                 let naive = gated(conv, &u, [g[0].as_deref(), g[1].as_deref()], k, d);
                 naive.into_iter().map(|y| round(y, ty)).collect()
             };
@@ -351,6 +354,9 @@ pub fn cases() -> Vec<Case> {
             );
         }
     }
+    if let Some(tuning) = long(16, 16, 64, 1 << 20) {
+        cases.extend(fftconv_backward::cases(tuning));
+    }
     cases
 }
 
@@ -358,7 +364,7 @@ pub fn cases() -> Vec<Case> {
 pub fn launches(caps: &Capabilities) -> Vec<Launch> {
     let mut launches = Vec::new();
     for boundary in [Boundary::Causal, Boundary::Circular] {
-        for bits in [1, 2, 3, 4, 5, 7, 9, 10, 12, 13, 15, 20, 22] {
+        for bits in [1, 4, 5, 9, 12, 13, 15, 20] {
             for (types, gates) in [
                 ([F32; 4], false),
                 ([F16, F32, F16, F16], true),
@@ -390,6 +396,24 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                 launches.extend(found.expect("plans"));
             }
         }
+    }
+    for (dk, dd, first) in [
+        (true, true, true),
+        (true, false, false),
+        (false, true, false),
+    ] {
+        let (k, d) = (
+            Layout::contiguous(F32, [3, 5]),
+            Layout::contiguous(F32, [3]),
+        );
+        let (k, d) = (k.expect("a layout"), d.expect("a layout"));
+        launches.extend(accumulate(
+            caps,
+            [3, 5, 8],
+            dk.then_some(&k),
+            dd.then_some(&d),
+            first,
+        ));
     }
     launches
 }

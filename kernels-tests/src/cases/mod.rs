@@ -8,12 +8,14 @@ pub mod elementwise;
 pub mod embedding;
 pub mod fft;
 pub mod fftconv;
+mod fftconv_backward;
 pub mod gemm;
 pub mod hyena;
 pub mod norm;
 pub mod random;
 pub mod rope;
 pub mod select;
+pub mod shortconv;
 pub mod softmax;
 pub mod spacetime;
 pub mod sparse_attention;
@@ -103,6 +105,11 @@ pub const FAMILIES: &[Family] = &[
         name: "select",
         cases: select::cases,
         launches: select::launches,
+    },
+    Family {
+        name: "shortconv",
+        cases: shortconv::cases,
+        launches: shortconv::launches,
     },
     Family {
         name: "softmax",

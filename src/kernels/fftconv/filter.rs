@@ -4,6 +4,7 @@ use super::long::{Part, RowKind};
 use super::operands::{Direction, Framing, Operands};
 use super::{Boundary, ConvArgs, FftConv, FusedTuning, LongTuning, Tuning, fused, long};
 use crate::capabilities::Capabilities;
+use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
@@ -70,9 +71,6 @@ impl FilterPlan {
         tuning: Option<Tuning>,
     ) -> Result<Self> {
         k.require_float("k")?;
-        if k.rank() != 2 {
-            return Err(Error::argument("k", format!("{k:?}"), "[channels, taps]"));
-        }
         let rows = k.as_rows("k")?;
         let (channels, taps) = (rows.rows, rows.cols);
         if length == 0 {
@@ -162,6 +160,11 @@ impl FilterPlan {
         }
     }
 
+    /// What lies before the first element.
+    pub fn boundary(&self) -> Boundary {
+        self.boundary
+    }
+
     /// How transforms are spread over the device.
     pub fn tuning(&self) -> Tuning {
         self.tuning
@@ -175,7 +178,11 @@ impl FilterPlan {
         d: Option<&Layout>,
     ) -> Result<Vec<Step>> {
         k.require_float("k")?;
-        k.require_shape("k", &[self.channels, self.taps])?;
+        let rows = k.as_rows("k")?;
+        if (rows.rows, rows.cols) != (self.channels, self.taps) {
+            let allowed = format!("[{}, {}]", self.channels, self.taps);
+            return Err(Error::argument("k", format!("{k:?}"), allowed));
+        }
         if let Some(d) = d {
             d.require_float("d")?;
             d.require_shape("d", &[self.channels])?;
@@ -364,8 +371,15 @@ impl Filter {
         tuning: Option<Tuning>,
     ) -> Result<Self> {
         let ctx = k.context();
+        let plan = FilterPlan::new(ctx.capabilities(), conv, k.layout(), length, tuning)?;
+        let filter = Self::allocate(ctx, plan)?;
+        ctx.record(|pass| filter.update(pass, k, d))?;
+        Ok(filter)
+    }
+
+    /// Without a spectrum yet.
+    pub(super) fn allocate(ctx: &Context, plan: FilterPlan) -> Result<Self> {
         let caps = ctx.capabilities();
-        let plan = FilterPlan::new(caps, conv, k.layout(), length, tuning)?;
         let (block, points) = (plan.block(caps), plan.tuning.points());
         if block < plan.channels && matches!(plan.tuning, Tuning::Fused(_)) {
             let allowed = format!("at most {block} at {points} points: split them");
@@ -392,13 +406,11 @@ impl Filter {
                 rows: long::row_twiddles(ctx, tuning, plan.framing)?,
             },
         };
-        let filter = Self {
+        Ok(Self {
             plan,
             spectra,
             twiddles,
-        };
-        ctx.record(|pass| filter.update(pass, k, d))?;
-        Ok(filter)
+        })
     }
 
     /// Records the computation of the spectrum of other taps of the same shape.

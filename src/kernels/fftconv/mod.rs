@@ -4,12 +4,14 @@
 //! workgroup, gates inside. Where it multiplies by Monarch matrices, the same decomposition is done by butterflies in
 //! registers.
 
+mod backward;
 mod filter;
 mod fused;
 mod long;
 mod operands;
 mod tuning;
 
+pub use backward::{Backward, accumulate};
 pub use filter::{Filter, FilterPlan, Step};
 pub use operands::ConvArgs;
 pub use tuning::{FusedTuning, LongTuning, Planes, Tuning};

@@ -10,6 +10,7 @@ mod call;
 mod dense;
 mod elementwise;
 mod entry;
+mod fft;
 mod files;
 mod norm;
 mod rows;
@@ -55,6 +56,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         rows::ENTRIES,
         tokens::ENTRIES,
         attention::ENTRIES,
+        fft::ENTRIES,
         attention_backward::ENTRIES,
         sparse_attention::ENTRIES,
         cache::ENTRIES,

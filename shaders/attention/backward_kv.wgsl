@@ -11,6 +11,12 @@
 // owner and one order. For a tile, the invocation (tx, ty) computes s and dp of keys ty * R .. + R and queries tx *
 // 4 .. + 4; p, then ds, go through the same workgroup memory, transposed, and are multiplied by dout and q, read
 // again by BV rows. dk and dv stay in registers.
+//
+// With TILES listed, only blocks of BLOCK queries are visited that are listed for the block of keys (lib/sparse.wgsl);
+// both tiles divide a block.
+//
+// What was tried, as in backward_q.wgsl (there 16x8, 8, 8), TX x TY, R, DC: 16x16, 4, 8: 20.1; 8x32, 4, 8: 21.5; 8x32, 4,
+// 4: 22.4; 16x8, 4, 8: 22.6; 16x8, 4, 4: 24.0; 8x16, 4, 4: 24.7; 8x8, 4, 4: 25.0.
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention
 #import "lib/attention_backward.wgsl" as backward

@@ -11,6 +11,14 @@
 // ty) computes s and dp of queries ty * R .. + R and keys tx * 4 .. + 4; ds goes through workgroup memory and is
 // multiplied by the keys, read again by BV rows. dq stays in registers. Nothing is exchanged between invocations
 // besides: the logarithms make weights final at once.
+//
+// With TILES listed, only blocks of BLOCK keys are visited that are listed for the block of queries (lib/sparse.wgsl);
+// both tiles divide a block.
+//
+// What was tried, on an H100 (f16, 8 batches of 16 heads of 128 channels, 2048 long, causal; ms of the whole backward
+// pass), TX x TY, R, DC: 8x16, 4, 8: 18.65; 16x16, 8, 4: 18.77; 32x8, 8, 4: 18.93; 16x16, 4, 8: 19.3; 8x32, 4, 8: 19.5;
+// 8x16, 4, 4: 19.6; 16x8, 8, 8: 20.1. Weights as 2^(s log2 e - lse log2 e) round twice more than naive arithmetic does,
+// and were 1.3 times over the bound of their errors in a case (f32, 129 keys).
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention
 #import "lib/attention_backward.wgsl" as backward

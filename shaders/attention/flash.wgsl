@@ -22,9 +22,10 @@
 // With TILES listed, only blocks of BLOCK keys are visited that are listed for the block of queries (lib/sparse.wgsl);
 // both tiles divide a block.
 //
-// What was tried, on an H100 SXM (8192 keys, 2 batches of 16 heads of 128 channels or 32 of 64, full unless said; TFLOP/s):
+// What was tried, on an H100 (8192 keys, 2 batches of 16 heads of 128 channels or 32 of 64, full unless said; TFLOP/s), with
+// this kernel's forerunners, one warmed-up run each (benches/record/nvidia-h100/2026-11-25-flash-variants.txt):
 //   d128, RQ x SUBS, BK: 32x4, 32: 237; 16x8, 64: 244; 32x4, 64: 157; 32x8, 64: 230; 16x4, 64: 176; 16x4, 48: 220;
-//     32x4, 48: 202; 32x4, 16: 214; 16x8, 32: 197. Tiles of 32 KiB beside 128 invocations leave one workgroup a processor.
+//     32x4, 48: 202; 32x4, 16: 214; 16x8, 32: 197. Tiles of 32 KiB by 128 invocations seem to leave one workgroup a processor.
 //   d64: 32x4, 64: 270; 32x4, 32: 217; 32x4, 96: 265; 32x4, 128: 167; 32x8, 64: 252; 16x4, 64: 226; 16x8, 64: 235
 //   d256: 16x8, 32: 224; d192: 16x4, 32: 210; d96: 32x4, 64: 263
 //   causal d128 (32x4, 32), tiles of rows along x of the grid, heads along y: 217; heads along x: 231

@@ -53,7 +53,7 @@ impl SparseLayout {
 fn character(cell: Option<f64>) -> char {
     match cell {
         None => ' ',
-        Some(share) if share == 0.0 => '.',
+        Some(0.0) => '.',
         Some(share) if share <= 0.25 => ':',
         Some(share) if share <= 0.5 => '+',
         Some(share) if share < 1.0 => '*',
@@ -121,7 +121,7 @@ head 1: density 0.5259
         let layout = SparseLayout::builder(4, 8192, 8192).block(16);
         let pattern = Pattern::Banded { left: 3, right: 0 };
         let layout = layout.pattern(&pattern).expect("valid");
-        assert_eq!(layout.alike(), [0..4]);
+        assert_eq!(layout.alike(), std::slice::from_ref(&(0..4)));
         let text = layout.to_string();
         assert_eq!(text.lines().count(), 2 + 64);
         assert!(text.contains("heads 0 to 3: density 0.0"), "{text}");

@@ -223,7 +223,7 @@ fn hyena_folders_are_read_and_checked() {
         ("\"hidden_size\": 20,", "", "hidden_size"),
         ("\"bos_token_id\": 1", "\"bos_token_id\": 16", "BOS"),
     ] {
-        let error = open(from, to).err().expect(to).to_string();
+        let error = open(from, to).map(drop).expect_err(to).to_string();
         assert!(error.contains(part), "{to}: {error}");
     }
 }

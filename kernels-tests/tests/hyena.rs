@@ -137,7 +137,13 @@ fn bad_arguments_are_named() {
     let refused = model.session_with(8, odd).err().expect("refused");
     assert_eq!(refused.to_string(), "block: 48; allowed: a power of two");
     let mut session = model.session(8).expect("a session");
-    let mut refused = |tokens: &[u32]| session.feed(tokens).map(drop).expect_err("refused").to_string();
+    let mut refused = |tokens: &[u32]| {
+        session
+            .feed(tokens)
+            .map(drop)
+            .expect_err("refused")
+            .to_string()
+    };
     assert!(refused(&[]).starts_with("tokens: none"));
     assert!(refused(&[1, 16]).starts_with("tokens[1]: 16"));
     assert!(refused(&[1; 9]).contains("8 in all"));

@@ -91,7 +91,7 @@ fn rotation(level: usize, k: usize) -> f64 {
     k as f64 / (1u64 << level) as f64
 }
 
-/// The twiddles of the transform sum x[n] e^(-2 pi i n (k + phase) / N).
+/// The twiddles of the transform sum x\[n\] e^(-2 pi i n (k + phase) / N).
 pub fn forward_table(steps: &[Step], phase: f64) -> Vec<[f32; 2]> {
     let mut table = Vec::with_capacity(forward_len(steps));
     for (s, step) in steps.iter().enumerate() {

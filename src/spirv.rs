@@ -6,7 +6,7 @@
 //!   `vec4<f32>`, and points `coopLoad` at one of them, index and stride in units of 16 bytes. naga takes the matrix's elements
 //!   to be those of the pointer, where f16 is meant: that type is what is changed, for factors (roles A and B). SPV_KHR_cooperative_matrix lets a
 //!   pointer be to any scalar or vector, whatever the matrix is of, and the driver then loads 16 bytes at a
-//!   time: on an H100 an 8192^3 product went from 114 TFLOP/s (f16 elements) and 187 (vec4<f16>) to 279.
+//!   time: on an H100 an 8192^3 product went from 114 TFLOP/s (f16 elements) and 187 (`vec4<f16>`) to 279.
 //! - **Elements of cooperative matrices**, by the names of functions and variables (`elements.rs`): softmax stays in
 //!   registers, and matrices are made of what plain loads brought.
 //! - **Subgroup barriers order workgroup memory**, as WGSL says. naga 30 names SubgroupMemory alone, which

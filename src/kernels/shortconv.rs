@@ -34,7 +34,7 @@ pub struct ShortConvArgs<T> {
     pub x: T,
     /// [channels, taps], 2 to 16 of them: weight[c, j] multiplies x[t - j].
     pub weight: T,
-    /// [channels], added.
+    /// \[channels\], added.
     pub bias: Option<T>,
     /// What lies before.
     pub state: State<T>,
@@ -42,7 +42,7 @@ pub struct ShortConvArgs<T> {
     pub y: T,
 }
 
-/// y[b, c, t] = f(bias[c] + sum over j of weight[c, j] x[b, c, t - j]).
+/// y[b, c, t] = f(bias\[c\] + sum over j of weight[c, j] x[b, c, t - j]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShortConv {
     /// f.

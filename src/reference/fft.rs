@@ -15,7 +15,7 @@ fn cis<R: Real>(turns: f64) -> Complex<R> {
     [R::of(cos), R::of(sin)]
 }
 
-/// Sum over n of x[n] e^(sign 2 pi i n k / N), term by term: sign -1 forward, 1 inverse, not scaled.
+/// Sum over n of x\[n\] e^(sign 2 pi i n k / N), term by term: sign -1 forward, 1 inverse, not scaled.
 pub fn dft<R: Real>(x: &[Complex<R>], sign: i32) -> Vec<Complex<R>> {
     let n = x.len();
     let roots: Vec<Complex<R>> = (0..n)

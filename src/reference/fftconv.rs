@@ -4,7 +4,7 @@ use super::Real;
 use super::fft::{Complex, radix2, times};
 use crate::kernels::fftconv::Boundary;
 
-/// y[t] = sum over s of k[t - s] u[s], term by term.
+/// y\[t\] = sum over s of k[t - s] u\[s\], term by term.
 pub fn convolve<R: Real>(boundary: Boundary, u: &[R], k: &[R]) -> Vec<R> {
     let n = u.len();
     (0..n)

@@ -62,9 +62,9 @@ pub const MAX_VALUE_DIM: usize = 512;
 ///   leading dimensions and dimensions of one repeat). Minus infinity hides a key.
 /// - `mask`, of the same form: i8 bytes, zero hides a key (safetensors' BOOL as it is).
 /// - `documents`: sequences packed along q_len and kv_len, the same in every batch; see [`Packing`].
-/// - `slopes` [heads], f32, contiguous: ALiBi, slope |p - j| less for a query at position p and key j;
+/// - `slopes` \[heads\], f32, contiguous: ALiBi, slope |p - j| less for a query at position p and key j;
 ///   [`alibi_slopes`] makes the usual ones.
-/// - `sink_logits` [heads], f32, contiguous: one more key of each head, which every query sees, with this score (no
+/// - `sink_logits` \[heads\], f32, contiguous: one more key of each head, which every query sees, with this score (no
 ///   scale, softcap or bias) and the value zero; `lse` includes it. Minus infinity is none.
 /// - `lse` [batch, heads, q_len], f32, contiguous: the natural logarithm of each row's sum of exponentials.
 ///

@@ -17,7 +17,7 @@ use crate::tensor::Tensor;
 const SLOTS: [usize; 2] = [1, 2];
 
 /// Operands of the gradients of y = w * (conv(u * v, k) + d u v): what the convolution took, the gradient of y, and the gradients
-/// that are wanted. u's shape for all but dk, [channels, taps], and dd, [channels], which are f32 and contiguous; dd needs no dk.
+/// that are wanted. u's shape for all but dk, [channels, taps], and dd, \[channels\], which are f32 and contiguous; dd needs no dk.
 #[derive(Clone, Copy, Debug)]
 pub struct Backward<'a> {
     /// What was convolved, [batch, channels, length] or [channels, length].

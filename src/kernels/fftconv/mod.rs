@@ -22,9 +22,9 @@ use crate::tensor::Tensor;
 /// What lies before the first element of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Boundary {
-    /// Zeros: y[t] = sum over s <= t of k[t - s] u[s].
+    /// Zeros: y\[t\] = sum over s <= t of k[t - s] u\[s\].
     Causal,
-    /// The sequence's own end: y[t] = sum over s of k[(t - s) mod length] u[s].
+    /// The sequence's own end: y\[t\] = sum over s of k[(t - s) mod length] u\[s\].
     Circular,
 }
 
@@ -51,7 +51,7 @@ impl FftConv {
         }
     }
 
-    /// Plans the filter `k` [channels, taps] (f32, f16 or bf16), with the skip term `d` [channels], for sequences of up to
+    /// Plans the filter `k` [channels, taps] (f32, f16 or bf16), with the skip term `d` \[channels\], for sequences of up to
     /// `length` elements (circular: of exactly `length`, a power of two), and computes its spectrum on the device.
     ///
     /// The skip term joins the first tap: its rounding error is that of the transform, relative to the

@@ -170,7 +170,31 @@ impl Setup {
                 }
             };
             let exact = &values.1[values.1.len() - length..];
-            values.2.extend(farther(exact, [transformed, other]));
+            let mut naive = farther(exact, [transformed, other]);
+            if let Some(gate) = &g[1] {
+                // A transform's errors are spread evenly over its outputs (each is a sum of all roundings by factors of
+                // magnitude one): the largest of a row may meet the row's largest gate.
+                let before = [g[0].as_deref(), None];
+                let plain = gated(
+                    |u: &[f32], k: &[f32]| by_fft(boundary, u, k),
+                    &u,
+                    before,
+                    k,
+                    d,
+                );
+                let before = [wide[0].as_deref(), None];
+                let plain_exact = gated(oracle, &widen(&u), before, &widen(k), d.map(f64::from));
+                let error = plain
+                    .iter()
+                    .zip(&plain_exact)
+                    .fold(0.0f64, |m, (&x, e)| m.max((f64::from(x) - e).abs()));
+                let largest = (0..length).max_by(|&a, &b| gate[a].abs().total_cmp(&gate[b].abs()));
+                if let Some(at) = largest {
+                    let worst = exact[at] + f64::from(gate[at].abs()) * error;
+                    naive[at] = farther(&exact[at..=at], [vec![naive[at]], vec![worst as f32]])[0];
+                }
+            }
+            values.2.extend(naive);
             if let Some(touched) = out[from + length..from + width]
                 .iter()
                 .position(|y| !y.is_nan())

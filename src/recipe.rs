@@ -165,7 +165,7 @@ impl fmt::Display for Recipe {
 #[derive(Clone, Copy)]
 pub struct Params {
     bytes: [u8; MAX_PARAM_BYTES],
-    len: u8,
+    len: u16,
 }
 
 impl Params {
@@ -178,7 +178,7 @@ impl Params {
         bytes[..source.len()].copy_from_slice(source);
         Self {
             bytes,
-            len: source.len() as u8,
+            len: source.len() as u16,
         }
     }
 

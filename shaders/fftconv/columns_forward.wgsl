@@ -3,7 +3,7 @@
 //
 // u, v: [batch, channels, length], read as lib/conv.wgsl has it; N points a transform. scratch: [transforms of this
 // dispatch][N1][N2] complex numbers; row r has the frequency whose digits are r's in reverse. The twiddles between the
-// two transforms are in the tables of rows.wgsl: no pass multiplies by them. Nothing is written to rows that `kept` lacks.
+// two transforms are in the tables of rows.wgsl: no pass multiplies by them.
 //
 // A workgroup transforms C adjacent columns, lanes side by side along a row.
 //
@@ -39,9 +39,6 @@ ${ t.input(1, "u", U) }
 ${ t.input(2, "v", GATE_IN) }
 #endif
 ${ t.words(3, "twiddles", "vec2<f32>") }
-#if SPARSE
-${ t.words(4, "kept", "u32") }
-#endif
 ${ t.words(5, "scratch", "vec2<f32>", "read_write") }
 #if SKIP != "none"
 ${ t.input(6, "skip", SKIP) }
@@ -89,13 +86,7 @@ fn main(
     {
         let place = ${fft.place(plan, j)};
         let row = place / ${COLUMNS}u;
-        #if SPARSE
-        if (kept[row / 32u] >> (row % 32u) & 1u) != 0u {
-            scratch[out + row * ${SPREAD}u + place % ${COLUMNS}u] = x${j};
-        }
-        #else
         scratch[out + row * ${SPREAD}u + place % ${COLUMNS}u] = x${j};
-        #endif
     }
     #endfor
 }

@@ -1,5 +1,5 @@
 // Last pass of a convolution too long for a workgroup: the inverse over the columns that columns_forward.wgsl made and
-// rows.wgsl convolved, and y = w * result. Layout and parallelisation: columns_forward.wgsl. Rows that `kept` lacks are zero.
+// rows.wgsl convolved, and y = w * result. Layout and parallelisation: columns_forward.wgsl.
 #import "lib/tensor.wgsl" as t
 #import "lib/complex.wgsl" as complex
 #import "lib/fft.wgsl" as fft
@@ -30,9 +30,6 @@ ${ t.words(1, "scratch", "vec2<f32>") }
 ${ t.input(2, "w", GATE_OUT) }
 #endif
 ${ t.words(3, "twiddles", "vec2<f32>") }
-#if SPARSE
-${ t.words(4, "kept", "u32") }
-#endif
 ${ t.output(5, "y", Y, VEC) }
 ${ fft.memory(plan, 1) }
 ${ conv.store(BOUNDARY, GATE_OUT, VEC, RAGGED, POINTS) }
@@ -57,13 +54,7 @@ fn main(
     {
         let place = ${fft.place(plan, j)};
         let row = place / ${COLUMNS}u;
-        #if SPARSE
-        if (kept[row / 32u] >> (row % 32u) & 1u) != 0u {
-            x${j} = scratch[source + row * ${SPREAD}u + place % ${COLUMNS}u];
-        }
-        #else
         x${j} = scratch[source + row * ${SPREAD}u + place % ${COLUMNS}u];
-        #endif
     }
     #endfor
     ${ fft.inverse(plan) }

@@ -7,7 +7,7 @@
 //   convolve   scratch becomes the inverse of its product with the spectrum (TRANSPOSE 1: its conjugate)
 //   filter     the spectrum becomes scratch (one transform a channel), transformed, times `scale`
 //
-// A workgroup of N / E invocations takes one row of one channel (of those `kept` lists, if SPARSE) and loops over `rounds`
+// A workgroup of N / E invocations takes one row of one channel and loops over `rounds`
 // transforms: the filter's row is read once.
 #import "lib/tensor.wgsl" as t
 #import "lib/complex.wgsl" as complex
@@ -19,7 +19,6 @@
 struct Params {
     first_channel: u32,
     rows: u32,
-    listed: u32,
     transforms: u32,
     rounds: u32,
     groups: u32,
@@ -36,9 +35,6 @@ ${ t.words(1, "scratch", "vec2<f32>", "read_write") }
 ${ t.words(2, "spectrum", "vec4<f32>") }
 #endif
 ${ t.words(3, "twiddles", "vec2<f32>") }
-#if SPARSE
-${ t.words(4, "list", "u32") }
-#endif
 ${ fft.memory(plan, 1) }
 
 @compute @workgroup_size(${LANES})
@@ -49,13 +45,8 @@ fn main(
 ) {
     let id = workgroup.y * grid.x + workgroup.x;
     if id >= p.workgroups { return; }
-    let row_id = id / p.groups % p.listed;
-    #if SPARSE
-    let row = list[row_id];
-    #else
-    let row = row_id;
-    #endif
-    let channel = id / p.groups / p.listed;
+    let row = id / p.groups % p.rows;
+    let channel = id / p.groups / p.rows;
     let table_row = row * ${FORWARD}u;
     let filter_at = ((p.first_channel + channel) * p.rows + row) * ${N // 2}u + lane;
     let start = lane * ${VEC}u;

@@ -34,7 +34,6 @@ struct ColumnParams {
 struct RowParams {
     first_channel: u32,
     rows: u32,
-    listed: u32,
     transforms: u32,
     rounds: u32,
     groups: u32,
@@ -125,8 +124,7 @@ impl Columns<'_> {
             .with("RAGGED", u32::from(operands.ragged))
             .with("COLUMNS", self.tuning.width)
             .with("SPREAD", spread as u32)
-            .with("TWIST", at as u32)
-            .with("SPARSE", 0);
+            .with("TWIST", at as u32);
         let vec = operands.vec.min(columns.vec);
         let recipe = columns.constants_of(recipe, caps, vec, 1, self.tuning.width);
         let workgroups =
@@ -219,13 +217,11 @@ pub(super) fn rows(
     let recipe = Recipe::new("fftconv/rows")
         .with("KIND", name)
         .with("TRANSPOSE", u32::from(transposed))
-        .with("SPARSE", 0)
         .with("FORWARD", forward as u32);
     let recipe = rows.constants_at(recipe, caps, 1, 1, (forward * count) as u32);
     let params = RowParams {
         first_channel: first_channel as u32,
         rows: count as u32,
-        listed: count as u32,
         transforms: part.transforms as u32,
         rounds: rounds as u32,
         groups: groups as u32,

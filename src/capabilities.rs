@@ -17,6 +17,17 @@ pub struct CooperativeShape {
     pub f32_accumulator: bool,
 }
 
+impl CooperativeShape {
+    /// The shape that kernels are written for: 16 x 16 x 16, f16 into f32.
+    pub const F16: Self = Self {
+        m: 16,
+        n: 16,
+        k: 16,
+        f16_inputs: true,
+        f32_accumulator: true,
+    };
+}
+
 /// Smallest and largest number of invocations of a subgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SubgroupSizes {
@@ -162,18 +173,11 @@ impl Capabilities {
 
     /// How products of f16 matrices are computed on this device.
     pub fn matrix_tier(&self) -> MatrixTier {
-        let shape = CooperativeShape {
-            m: 16,
-            n: 16,
-            k: 16,
-            f16_inputs: true,
-            f32_accumulator: true,
-        };
         let lanes = SubgroupSizes { min: 32, max: 32 };
         if self.spirv
             && self.shader_f16
             && self.subgroups == Some(lanes)
-            && self.cooperative.contains(&shape)
+            && self.cooperative.contains(&CooperativeShape::F16)
         {
             MatrixTier::Cooperative
         } else {

@@ -253,13 +253,7 @@ fn cooperative_tilings_where_they_do_not_belong() {
         shader_f16: true,
         spirv: true,
         subgroups: Some(SubgroupSizes { min: 32, max: 32 }),
-        cooperative: vec![CooperativeShape {
-            m: 16,
-            n: 16,
-            k: 16,
-            f16_inputs: true,
-            f32_accumulator: true,
-        }],
+        cooperative: vec![CooperativeShape::F16],
         workgroup_bytes: 48 << 10,
         ..Capabilities::webgpu_default()
     };

@@ -29,13 +29,7 @@ fn devices() -> Vec<Capabilities> {
         invocations: 1024,
         binding_bytes: 2 << 30,
         buffer_bytes: 4 << 30,
-        cooperative: vec![CooperativeShape {
-            m: 16,
-            n: 16,
-            k: 16,
-            f16_inputs: true,
-            f32_accumulator: true,
-        }],
+        cooperative: vec![CooperativeShape::F16],
         ..with_subgroups(32, 32)
     };
     vec![

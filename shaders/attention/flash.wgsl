@@ -80,18 +80,9 @@ fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-    #if COOP == "elements"
-    @builtin(subgroup_id) subgroup: u32,
-    @builtin(subgroup_invocation_id) place: u32,
-    #endif
+    ${ fragments.arguments(COOP) }
 ) {
     ${ fragments.begin(COOP) }
-    #if COOP != "elements"
-    let subgroup = 0u;
-    let place = lane;
-    #endif
-    let quad = place % 4u;
-    let line = place / 4u;
     #if TILES == "listed"
     let tile = tile_of(workgroup, grid);
     // The tile may begin before the call's first query: such rows wrap around to beyond the last.

@@ -60,18 +60,9 @@ fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) grid: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-    #if COOP == "elements"
-    @builtin(subgroup_id) subgroup: u32,
-    @builtin(subgroup_invocation_id) place: u32,
-    #endif
+    ${ fragments.arguments(COOP) }
 ) {
     ${ fragments.begin(COOP) }
-    #if COOP != "elements"
-    let subgroup = lane / 32u;
-    let place = lane % 32u;
-    #endif
-    let quad = place % 4u;
-    let line = place / 4u;
     let first = (grid.x - 1u - workgroup.x) * ${SUBS * R}u;
     let head = workgroup.y;
     let batch = workgroup.z;

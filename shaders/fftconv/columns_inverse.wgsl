@@ -6,12 +6,8 @@
 #import "lib/conv.wgsl" as conv
 #set plan = {"points": N, "steps": fft_steps([R1, R2, R3, R4, R5]), "each": E, "vec": VEC, "planes": PLANES, "pad": PAD,
              "columns": COLUMNS, "spread": SPREAD, "inverse_at": INVERSE}
-#set FIRST = plan.steps[0]
-#set LAST = plan.steps | last
 #set ROWS = N // COLUMNS
 #set POINTS = ROWS * SPREAD
-#set BOTH = BOUNDARY != "causal"
-#set TYPE = conv.vector(VEC)
 
 struct Params {
     ${ conv.params() }
@@ -58,37 +54,5 @@ fn main(
     }
     #endfor
     ${ fft.inverse(plan) }
-    #for j in range(0, E // FIRST.radix, VEC)
-    {
-        #if BOUNDARY != "circular"
-        #for i in range(VEC)
-        let low${i} = start + ${fft.butterfly(plan, 0, j + i)}u;
-        let back${i} = twiddles[${TWIST}u + low${i} / ${COLUMNS}u * ${SPREAD}u + column + low${i} % ${COLUMNS}u];
-        #endfor
-        #endif
-        #for digit in range(FIRST.radix)
-        {
-            let place = start + ${fft.point(plan, j * FIRST.radix + digit)}u;
-            let n = place / ${COLUMNS}u * ${SPREAD}u + column + place % ${COLUMNS}u;
-            var re: ${TYPE};
-            var im: ${TYPE};
-            #for i in range(VEC)
-            #set part = "[" ~ i ~ "]" if VEC > 1 else ""
-            #set x = fft.register(plan, (j + i) * FIRST.radix + digit)
-            #if BOUNDARY == "causal"
-            re${part} = real_times(times(${x}, back${i}), ${turn(-digit, 4 * FIRST.radix)});
-            #else
-            let z${i} = ${x if BOUNDARY == "circular" else "times(times(" ~ x ~ ", back" ~ i ~ "), " ~ turn(-digit, 4 * FIRST.radix) ~ ")"};
-            re${part} = z${i}.x;
-            im${part} = z${i}.y;
-            #endif
-            #endfor
-            store_re(q, channel, n, re);
-            #if BOTH
-            store_im(q, channel, n, im);
-            #endif
-        }
-        #endfor
-    }
-    #endfor
+    ${ conv.results(plan, BOUNDARY, VEC, TWIST) }
 }

@@ -28,7 +28,6 @@
              "columns": 1, "spread": 1, "inverse_at": INVERSE}
 #set LANES = N // E
 #set FIRST = plan.steps[0]
-#set TYPE = conv.vector(VEC)
 #set BOTH = BOUNDARY != "causal"
 
 struct Params {
@@ -66,6 +65,7 @@ fn main(
     let lane = index % ${LANES}u;
     let side = index / ${LANES}u;
     let start = lane * ${VEC}u;
+    let column = 0u;
     let filter_at = channel * ${N // 2}u + lane;
     ${ fft.registers(plan) }
     for (var round = 0u; round < p.rounds; round++) {
@@ -94,36 +94,6 @@ fn main(
         }
         #endfor
         ${ fft.inverse(plan) }
-        #for j in range(0, E // FIRST.radix, VEC)
-        {
-            #if BOUNDARY != "circular"
-            #for i in range(VEC)
-            let back${i} = twiddles[${TWIST}u + start + ${fft.butterfly(plan, 0, j + i)}u];
-            #endfor
-            #endif
-            #for digit in range(FIRST.radix)
-            {
-                let n = start + ${fft.point(plan, j * FIRST.radix + digit)}u;
-                var re: ${TYPE};
-                var im: ${TYPE};
-                #for i in range(VEC)
-                #set part = "[" ~ i ~ "]" if VEC > 1 else ""
-                #set x = fft.register(plan, (j + i) * FIRST.radix + digit)
-                #if BOUNDARY == "causal"
-                re${part} = real_times(times(${x}, back${i}), ${turn(-digit, 4 * FIRST.radix)});
-                #else
-                let z${i} = ${x if BOUNDARY == "circular" else "times(times(" ~ x ~ ", back" ~ i ~ "), " ~ turn(-digit, 4 * FIRST.radix) ~ ")"};
-                re${part} = z${i}.x;
-                im${part} = z${i}.y;
-                #endif
-                #endfor
-                store_re(q, channel, n, re);
-                #if BOTH
-                store_im(q, channel, n, im);
-                #endif
-            }
-            #endfor
-        }
-        #endfor
+        ${ conv.results(plan, BOUNDARY, VEC, TWIST) }
     }
 }

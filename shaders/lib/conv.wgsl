@@ -3,6 +3,7 @@ Sequences of a convolution as complex numbers: what a transform takes in and giv
 
   ${ conv.load(…) }    load_re(q, channel, n), load_im(…): VEC adjacent points of transform q from n on, u * v
   ${ conv.store(…) }   store_re(q, channel, n, value), store_im(…): w * value to y
+  ${ conv.results(…) } what the inverse left in registers, turned back and stored; `start`, `column`, `q` and `channel` are in scope
 
 BOUNDARY causal    transform q is batch row q, real
          circular  batch rows 2 q and 2 q + 1 are its real and imaginary parts
@@ -10,6 +11,7 @@ BOUNDARY causal    transform q is batch row q, real
                    part, the rest the imaginary part; of the result `hop` points from `after` on count
 RAGGED 1: points may lie beyond the sequence; they are zero and not stored.
 #>
+#import "lib/fft.wgsl" as fft
 #macro params()
     length: u32,
     batch: u32,
@@ -84,4 +86,41 @@ fn store_im(q: u32, channel: u32, n: u32, value: ${type}) { store_at(2u * q + 1u
 #else
 fn store_re(q: u32, channel: u32, n: u32, value: ${type}) { store_at(q, channel, n, value); }
 #endif
+#endmacro
+
+#macro results(plan, boundary, vec, twist)
+#set first = plan.steps[0]
+#for j in range(0, plan.each // first.radix, vec)
+{
+    #if boundary != "circular"
+    #for i in range(vec)
+    let low${i} = start + ${fft.butterfly(plan, 0, j + i)}u;
+    let back${i} = twiddles[${twist}u + low${i} / ${plan.columns}u * ${plan.spread}u + column + low${i} % ${plan.columns}u];
+    #endfor
+    #endif
+    #for digit in range(first.radix)
+    {
+        let place = start + ${fft.point(plan, j * first.radix + digit)}u;
+        let n = place / ${plan.columns}u * ${plan.spread}u + column + place % ${plan.columns}u;
+        var re: ${vector(vec)};
+        var im: ${vector(vec)};
+        #for i in range(vec)
+        #set part = "[" ~ i ~ "]" if vec > 1 else ""
+        #set x = fft.register(plan, (j + i) * first.radix + digit)
+        #if boundary == "causal"
+        re${part} = real_times(times(${x}, back${i}), ${turn(-digit, 4 * first.radix)});
+        #else
+        let z${i} = ${x if boundary == "circular" else "times(times(" ~ x ~ ", back" ~ i ~ "), " ~ turn(-digit, 4 * first.radix) ~ ")"};
+        re${part} = z${i}.x;
+        im${part} = z${i}.y;
+        #endif
+        #endfor
+        store_re(q, channel, n, re);
+        #if boundary != "causal"
+        store_im(q, channel, n, im);
+        #endif
+    }
+    #endfor
+}
+#endfor
 #endmacro

@@ -16,7 +16,8 @@ NVIDIA's drivers, and planners take such kernels only where it was found (Capabi
   ${ fragments.functions(COOP) }   types MatrixA, MatrixB, Accumulator; matrix_a(words), matrix_b(words),
                               multiply_add(a, b, c), element(&c, i), set_element(&c, i, x), and over the four
                               invocations of a row largest_of_quad(x), sum_of_quad(x); any_of_subgroup(b)
-  ${ fragments.begin(COOP) }       first in main, which has `lane`, the invocation's number
+  ${ fragments.arguments(COOP) }   arguments of main beside `lane`, the invocation's number
+  ${ fragments.begin(COOP) }       first in main: the invocation is 4 * line + quad of its workgroup's `subgroup`
 #>
 #macro functions(coop)
 #if coop == "elements"
@@ -110,8 +111,19 @@ fn any_of_subgroup(b: bool) -> bool {
 #endif
 #endmacro
 
+#macro arguments(coop)
+#if coop == "elements"
+@builtin(subgroup_id) subgroup: u32,
+@builtin(subgroup_invocation_id) place: u32,
+#endif
+#endmacro
+
 #macro begin(coop)
 #if coop != "elements"
 emulated_lane = lane;
+let subgroup = 0u;
+let place = lane;
 #endif
+let quad = place % 4u;
+let line = place / 4u;
 #endmacro

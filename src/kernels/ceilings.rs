@@ -262,13 +262,6 @@ impl Probe {
 /// Invocations of a subgroup that multiplies 16 x 16 matrices, if there is such a thing: of one size only, as the
 /// work is cut by subgroups.
 fn cooperative_subgroup(caps: &Capabilities) -> Option<u32> {
-    let wanted = CooperativeShape {
-        m: 16,
-        n: 16,
-        k: 16,
-        f16_inputs: true,
-        f32_accumulator: true,
-    };
     let fixed = caps.subgroups.filter(|s| s.min == s.max)?;
-    (caps.shader_f16 && caps.cooperative.contains(&wanted)).then_some(fixed.max)
+    (caps.shader_f16 && caps.cooperative.contains(&CooperativeShape::F16)).then_some(fixed.max)
 }

@@ -24,11 +24,11 @@ struct Params {
 ///
 /// Errors if the device has no such matrices.
 pub fn plan(caps: &Capabilities) -> Result<Launch> {
-    if caps.matrix_tier() != MatrixTier::Cooperative || !caps.shader_f16 {
+    if caps.matrix_tier() != MatrixTier::Cooperative {
         return Err(Error::argument(
             "caps",
             caps.to_string(),
-            "a device with cooperative matrices and f16",
+            "a device with cooperative matrices of f16",
         ));
     }
     let recipe = Recipe::new("ceilings/fragments").with("COOP", "elements");

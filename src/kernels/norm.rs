@@ -62,6 +62,19 @@ pub struct NormArgs<T> {
     pub y: T,
 }
 
+impl<T> NormArgs<T> {
+    /// y = norm(x) * weight, with neither residual nor bias.
+    pub fn new(x: T, weight: T, y: T) -> Self {
+        Self {
+            x,
+            residual: Residual::None,
+            weight: Some(weight),
+            bias: None,
+            y,
+        }
+    }
+}
+
 impl<'a> NormArgs<&'a Tensor> {
     fn layouts(&self) -> NormArgs<&'a Layout> {
         NormArgs {

@@ -10,7 +10,7 @@ use crate::kernels::elementwise::Activation;
 use crate::kernels::embedding;
 use crate::kernels::gemm::Residual;
 use crate::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
-use crate::kernels::norm::{self, Norm, NormArgs};
+use crate::kernels::norm::{Norm, NormArgs};
 use crate::kernels::rope::{FusedQkv, FusedQkvArgs, RopeOut, RopeTable};
 use crate::kernels::sparse::SparseLayout;
 use crate::loader::Weights;
@@ -373,6 +373,8 @@ impl Session {
         // All layers have the same layouts: each product is planned once a step and launched for every layer.
         let fused = fuses_norm(caps, n);
         let eps = c.norm_eps;
+        // In a dispatch of its own for many rows; for few it is fused into the product after it.
+        let norm = Norm::rms(eps);
         let input = |weight| match fused {
             true => Input {
                 tensor: &hidden,
@@ -461,7 +463,7 @@ impl Session {
         for (i, layer) in model.layers.iter().enumerate() {
             let step = steps(i);
             if !fused {
-                self.normalise(pass, &hidden, &normed, &layer.attention_norm)?;
+                norm.run(pass, NormArgs::new(&hidden, &layer.attention_norm, &normed))?;
             }
             step.qkv.launch(pass, &first)?;
             let cached = self.cache.layer(i);
@@ -479,7 +481,7 @@ impl Session {
             }
             step.output.launch(pass, &output)?;
             if !fused {
-                self.normalise(pass, &hidden, &normed, &layer.mlp_norm)?;
+                norm.run(pass, NormArgs::new(&hidden, &layer.mlp_norm, &normed))?;
             }
             step.gate_up.launch(pass, &gate_up)?;
             step.down.launch(pass, &down)?;
@@ -494,31 +496,12 @@ impl Session {
             if fuses_norm(caps, rows.len()) {
                 args.norm = Some((&model.norm, eps));
             } else {
-                self.normalise(pass, &hidden, &normed, &model.norm)?;
+                norm.run(pass, NormArgs::new(&hidden, &model.norm, &normed))?;
                 args.x = &normed;
             }
             linear.run(pass, args)?;
         }
         Ok(())
-    }
-
-    /// RMSNorm in a dispatch of its own: for many rows; for few it is fused into the product after it.
-    fn normalise(
-        &self,
-        pass: &mut Pass<'_>,
-        hidden: &Tensor,
-        normed: &Tensor,
-        weight: &Tensor,
-    ) -> Result<()> {
-        let residual = norm::Residual::None;
-        let args = NormArgs {
-            x: hidden,
-            residual,
-            weight: Some(weight),
-            bias: None,
-            y: normed,
-        };
-        Norm::rms(self.model.config().norm_eps).run(pass, args)
     }
 }
 

@@ -5,7 +5,7 @@ use flashwave::DType::{BF16, F16, F32, I8};
 use flashwave::kernels::attention::{
     Attention, AttentionArgs, AttentionBackward, AttentionLayouts, BackwardArgs, BackwardLayouts,
     BackwardTuning, Blocks, Documents, FlashGradientTuning, Gradient, GradientTuning, Mask,
-    Packing, alibi_slopes,
+    alibi_slopes,
 };
 use flashwave::kernels::sparse::{Causality, SparseLayout};
 use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
@@ -14,7 +14,9 @@ use flashwave::reference::attention_backward::{
 };
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
-use super::attention::{Dims, at, count, fused, heads_first, kept, out_slack};
+use super::attention::{
+    Dims, at, bias_values, count, fused, heads_first, kept, mask_values, out_slack, packing,
+};
 use crate::inputs::{Random, poisoned, round, widen};
 use crate::tolerance::{Outcome, Ulps, check_in, farther};
 use crate::{Case, Failure};
@@ -195,18 +197,6 @@ impl Setup {
             .ok()
     }
 
-    fn packing(&self) -> Option<Packing> {
-        let ends = |side: usize| {
-            let end = |sum: &mut u32, d: &[usize; 2]| {
-                *sum += d[side] as u32;
-                Some(*sum)
-            };
-            let ends = self.documents.iter().scan(0, end);
-            std::iter::once(0).chain(ends).collect::<Vec<_>>()
-        };
-        Packing::new(&ends(0), &ends(1)).ok()
-    }
-
     fn case(self, group: &str) -> Case {
         let name = self.name();
         Case::new("attention_backward", group, name.clone(), move |ctx| {
@@ -285,7 +275,7 @@ impl Setup {
 
     fn run(&self, ctx: &Context, name: &str) -> Result<Outcome, Failure> {
         let heads = self.problem.heads;
-        let packing = self.packing();
+        let packing = packing(self.documents);
         let slopes = match self.alibi {
             Some(max_bias) => Some(alibi_slopes(heads, max_bias)?),
             None => None,
@@ -303,21 +293,11 @@ impl Setup {
         let random = &mut Random::new(Case::seed(name));
         let bias = self.bias.map(|(dtype, dims)| {
             let shape = kept(self.full(), dims);
-            let mut values = random.normals(count(shape), dtype);
-            for _ in 0..count(shape) / 16 {
-                values[random.below(count(shape))] = f32::NEG_INFINITY;
-            }
-            (dtype, shape, values)
+            (dtype, shape, bias_values(random, dtype, shape))
         });
         let mask = self.mask.map(|dims| {
             let shape = kept(self.full(), dims);
-            let mut values: Vec<i8> = (0..count(shape))
-                .map(|_| (random.below(4) > 0) as i8)
-                .collect();
-            // Some rows see nothing at all.
-            let row = shape[3];
-            values[..row].fill(0);
-            (shape, values)
+            (shape, mask_values(random, shape))
         });
         let layout = self.layout();
         let share = self.sparse.map_or(1, |[_, share]| share);
@@ -455,7 +435,7 @@ impl Setup {
         let mask = self.mask.map(|dims| layout(I8, &kept(self.full(), dims)));
         let [lq, lk] = [layout(tq, &q), layout(tk, &k)];
         let [lv, lo] = [layout(tv, &v), layout(to, &o)];
-        let packing = self.packing();
+        let packing = packing(self.documents);
         let blocks = self.layout();
         let a_head = layout(F32, &[self.problem.heads]);
         let layouts = BackwardLayouts {

@@ -1,8 +1,9 @@
 //! Tile sizes of the gradients' kernels.
 
+use super::tuning::{depth_for, unfit};
 use super::{Gradient, MatrixUnits};
 use crate::capabilities::{Capabilities, DeviceClass};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Tile sizes of one of the two kernels. Its workgroups hold some rows (queries for dq, keys for dk and dv) and walk
 /// over tiles of the other side's.
@@ -93,7 +94,7 @@ impl GradientTuning {
             across,
             along,
             rows,
-            depth: depth_for(head_dim, v_dim, depth),
+            depth: depth_for([head_dim, v_dim], depth),
             staged_rows: 4,
         };
         let budget = u64::from(caps.workgroup_bytes).min(if large { 40 << 10 } else { 16 << 10 });
@@ -145,7 +146,7 @@ impl GradientTuning {
                         across,
                         along,
                         rows,
-                        depth: depth_for(head_dim, v_dim, depth),
+                        depth: depth_for([head_dim, v_dim], depth),
                         staged_rows: 4,
                     };
                     tuning.grow(caps.workgroup_bytes.into(), gradient, head_dim, v_dim);
@@ -178,18 +179,11 @@ impl GradientTuning {
         if sound {
             return Ok(());
         }
-        let allowed = format!(
-            "sizes as documented, {} invocations and {} bytes at most",
-            caps.invocations, caps.workgroup_bytes
-        );
-        Err(Error::argument(
-            match gradient {
-                Gradient::Queries => "tuning.queries",
-                Gradient::KeysValues => "tuning.keys",
-            },
-            format!("{self:?}"),
-            allowed,
-        ))
+        let name = match gradient {
+            Gradient::Queries => "tuning.queries",
+            Gradient::KeysValues => "tuning.keys",
+        };
+        Err(unfit(name, format!("{self:?}"), caps))
     }
 }
 
@@ -213,11 +207,7 @@ impl FlashGradientTuning {
             Gradient::Queries => (2 * d + dv, 0),
             Gradient::KeysValues => (2 * d + 2 * dv, 8),
         };
-        let emulated = match self.units {
-            MatrixUnits::Device => 0,
-            MatrixUnits::Emulated => 1024,
-        };
-        u64::from(self.walked) * (2 * channels + known) + emulated
+        u64::from(self.walked) * (2 * channels + known) + self.units.workgroup_bytes()
     }
 
     /// The fastest of those measured (see the shaders).
@@ -296,11 +286,7 @@ impl FlashGradientTuning {
         head_dim: usize,
         v_dim: usize,
     ) -> Result<()> {
-        let units = match self.units {
-            MatrixUnits::Device => caps.matrix_elements,
-            MatrixUnits::Emulated => self.subgroups == 1,
-        };
-        let sound = units
+        let sound = self.units.serve(caps, self.subgroups)
             && self.subgroups.is_power_of_two()
             && self.subgroups <= caps.invocations / 32
             && [16, 32].contains(&self.rows)
@@ -312,22 +298,7 @@ impl FlashGradientTuning {
         if sound {
             return Ok(());
         }
-        Err(Error::argument(
-            "tuning.flash",
-            format!("{self:?} for {head_dim} and {v_dim} channels"),
-            format!(
-                "sizes as documented, {} invocations and {} bytes at most",
-                caps.invocations, caps.workgroup_bytes
-            ),
-        ))
+        let sizes = format!("{self:?} for {head_dim} and {v_dim} channels");
+        Err(unfit("tuning.flash", sizes, caps))
     }
-}
-
-/// A staging depth of at most `most` groups of four channels: one without waste where there is one.
-fn depth_for(head_dim: usize, v_dim: usize, most: u32) -> u32 {
-    let groups = [head_dim, v_dim].map(|d| d.div_ceil(4) as u32);
-    (most / 2..=most)
-        .rev()
-        .find(|&d| d > 0 && groups.iter().all(|g| g.is_multiple_of(d)))
-        .unwrap_or(most.min(groups[0].max(groups[1])))
 }

@@ -64,6 +64,31 @@ impl MatrixUnits {
             Self::Emulated => "emulated",
         }
     }
+
+    /// Whether a device has them, for workgroups of so many subgroups.
+    pub(super) const fn serve(self, caps: &Capabilities, subgroups: u32) -> bool {
+        match self {
+            Self::Device => caps.matrix_elements,
+            Self::Emulated => subgroups == 1,
+        }
+    }
+
+    /// Bytes of workgroup memory that they need beside a kernel's own.
+    pub(super) const fn workgroup_bytes(self) -> u64 {
+        match self {
+            Self::Device => 0,
+            Self::Emulated => 1024,
+        }
+    }
+}
+
+/// The error for sizes, of the argument `name`, that are not as documented or over the device's limits.
+pub(super) fn unfit(name: &str, sizes: String, caps: &Capabilities) -> Error {
+    let allowed = format!(
+        "sizes as documented, {} invocations and {} bytes at most",
+        caps.invocations, caps.workgroup_bytes
+    );
+    Error::argument(name, sizes, allowed)
 }
 
 /// Tile sizes of the kernel for matrix units.
@@ -125,7 +150,7 @@ impl PrefillTuning {
             key_threads,
             query_threads,
             rows,
-            depth: depth_for(head_dim, depth),
+            depth: depth_for([head_dim], depth),
             value_keys: 4,
         };
         let budget = u64::from(caps.workgroup_bytes).min(if large { 40 << 10 } else { 16 << 10 });
@@ -162,7 +187,7 @@ impl PrefillTuning {
                         key_threads,
                         query_threads,
                         rows,
-                        depth: depth_for(head_dim, depth),
+                        depth: depth_for([head_dim], depth),
                         value_keys: 4,
                     };
                     tuning.grow_values(caps.workgroup_bytes.into(), v_dim);
@@ -188,25 +213,18 @@ impl PrefillTuning {
         if sound {
             return Ok(());
         }
-        let allowed = format!(
-            "sizes as documented, {} invocations and {} bytes at most",
-            caps.invocations, caps.workgroup_bytes
-        );
-        Err(Error::argument(
-            "tuning.prefill",
-            format!("{self:?}"),
-            allowed,
-        ))
+        Err(unfit("tuning.prefill", format!("{self:?}"), caps))
     }
 }
 
-/// A staging depth of at most `most` groups of four channels: one without waste where there is one.
-fn depth_for(head_dim: usize, most: u32) -> u32 {
-    let groups = head_dim.div_ceil(4) as u32;
+/// A staging depth of at most `most` groups of four channels, for rows of `dims` channels: one without waste where there
+/// is one.
+pub(super) fn depth_for<const N: usize>(dims: [usize; N], most: u32) -> u32 {
+    let groups = dims.map(|d| d.div_ceil(4) as u32);
     (most / 2..=most)
         .rev()
-        .find(|&d| d > 0 && groups.is_multiple_of(d))
-        .unwrap_or(most.min(groups))
+        .find(|&d| d > 0 && groups.iter().all(|g| g.is_multiple_of(d)))
+        .unwrap_or_else(|| groups.into_iter().fold(0, u32::max).min(most))
 }
 
 impl CooperativeTuning {
@@ -221,11 +239,7 @@ impl CooperativeTuning {
     /// Bytes of workgroup memory: a tile of K and one of V, channels padded to 32.
     pub fn workgroup_bytes(&self, head_dim: usize, v_dim: usize) -> u64 {
         let channels = head_dim.next_multiple_of(32) + v_dim.next_multiple_of(32);
-        let emulated = match self.units {
-            MatrixUnits::Device => 0,
-            MatrixUnits::Emulated => 1024,
-        };
-        2 * u64::from(self.keys) * channels as u64 + emulated
+        2 * u64::from(self.keys) * channels as u64 + self.units.workgroup_bytes()
     }
 
     pub(super) fn new(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Option<Self> {
@@ -280,11 +294,7 @@ impl CooperativeTuning {
     }
 
     pub(super) fn check(&self, caps: &Capabilities, head_dim: usize, v_dim: usize) -> Result<()> {
-        let units = match self.units {
-            MatrixUnits::Device => caps.matrix_elements,
-            MatrixUnits::Emulated => self.subgroups == 1,
-        };
-        let sound = units
+        let sound = self.units.serve(caps, self.subgroups)
             && self.subgroups.is_power_of_two()
             && self.subgroups * 32 <= caps.invocations
             && [16, 32].contains(&self.rows)
@@ -294,14 +304,8 @@ impl CooperativeTuning {
         if sound {
             return Ok(());
         }
-        Err(Error::argument(
-            "tuning.cooperative",
-            format!("{self:?} for {head_dim} and {v_dim} channels"),
-            format!(
-                "sizes as documented, {} invocations and {} bytes at most",
-                caps.invocations, caps.workgroup_bytes
-            ),
-        ))
+        let sizes = format!("{self:?} for {head_dim} and {v_dim} channels");
+        Err(unfit("tuning.cooperative", sizes, caps))
     }
 }
 

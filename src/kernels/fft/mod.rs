@@ -117,13 +117,7 @@ impl Fft {
             plan::Sequences::complex("y", y)?,
         )?;
         let n = from.points;
-        if n > MAX_LENGTH {
-            return Err(Error::argument(
-                "x",
-                format!("{n} points"),
-                format!("at most {MAX_LENGTH}"),
-            ));
-        }
+        require_length("x", n)?;
         let scale = self.normalization.scale(n);
         match plan::Split::of(caps, n, self.most_points) {
             Some(split) => plan::transform(caps, split, self.direction, scale, from, to),
@@ -143,6 +137,15 @@ impl Fft {
         x.context().record(|pass| self.run(pass, x, &y))?;
         Ok(y)
     }
+}
+
+/// Refuses transforms of more than [`MAX_LENGTH`] points.
+fn require_length(name: &str, n: usize) -> Result<()> {
+    if n <= MAX_LENGTH {
+        return Ok(());
+    }
+    let allowed = format!("at most {MAX_LENGTH}");
+    Err(Error::argument(name, format!("{n} points"), allowed))
 }
 
 /// Refuses what is not (real, imaginary) of a floating-point type.

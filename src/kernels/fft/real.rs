@@ -6,7 +6,7 @@ use std::rc::Rc;
 use bytemuck::{Pod, Zeroable};
 
 use super::plan::{self, Sequences, Step, Table};
-use super::{Direction, Fft, MAX_LENGTH, Normalization, bluestein};
+use super::{Direction, Fft, Normalization, bluestein};
 use crate::capabilities::Capabilities;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
@@ -157,7 +157,7 @@ impl RealFft {
 
     /// Plans the dispatches between points [.., n] and frequencies [.., n / 2 + 1, 2].
     ///
-    /// Errors for a length of more than [`MAX_LENGTH`], or shapes that do not belong together.
+    /// Errors for a length of more than [`super::MAX_LENGTH`], or shapes that do not belong together.
     pub fn plan(&self, caps: &Capabilities, x: &Layout, y: &Layout) -> Result<Vec<Launch>> {
         Ok(self
             .steps(caps, x, y)?
@@ -177,13 +177,7 @@ impl RealFft {
         let Some((&n, leading)) = points.shape().split_last() else {
             return Err(Error::argument(name, format!("{points:?}"), "[.., n]"));
         };
-        if n > MAX_LENGTH {
-            return Err(Error::argument(
-                name,
-                format!("{n} points"),
-                format!("at most {MAX_LENGTH}"),
-            ));
-        }
+        super::require_length(name, n)?;
         let h = n / 2;
         let expected: Vec<usize> = leading.iter().copied().chain([h + 1, 2]).collect();
         frequencies.require_shape(other, &expected)?;

@@ -568,13 +568,7 @@ mod tests {
             shader_f16: true,
             spirv: true,
             subgroups: Some(SubgroupSizes { min: 32, max: 32 }),
-            cooperative: vec![CooperativeShape {
-                m: 16,
-                n: 16,
-                k: 16,
-                f16_inputs: true,
-                f32_accumulator: true,
-            }],
+            cooperative: vec![CooperativeShape::F16],
             invocations: 1024,
             workgroup_bytes: 48 << 10,
             ..Capabilities::webgpu_default()

@@ -11,7 +11,7 @@ use crate::kernels::embedding;
 use crate::kernels::gemm::{Gemm, GemmArgs, Residual, Transpose};
 use crate::kernels::hyena::{Prompt, PromptArgs, Relaxed, Short, Step, StepArgs};
 use crate::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
-use crate::kernels::norm::{self, Norm, NormArgs};
+use crate::kernels::norm::{Norm, NormArgs};
 use crate::model::generate::{Decode, Generation, Then};
 use crate::model::hyena::filters::Filters;
 use crate::model::llama::Logits;
@@ -203,7 +203,8 @@ impl HyenaSession {
                     };
                     let (hidden, normed) = (hidden.rows(part.clone())?, normed.rows(0..count)?);
                     let projection = projection.rows(0..count)?;
-                    normalise(pass, c.norm_eps, &hidden, &normed, &layer.hyena_norm)?;
+                    Norm::rms(c.norm_eps)
+                        .run(pass, NormArgs::new(&hidden, &layer.hyena_norm, &normed))?;
                     LINEAR.run(pass, LinearArgs::new(&normed, &layer.in_proj, &projection))?;
                     let args = PromptArgs {
                         projection: &projection,
@@ -238,7 +239,8 @@ impl HyenaSession {
                 for part in chunks.clone() {
                     let (gated, normed) = (gated.rows(0..part.len())?, normed.rows(0..part.len())?);
                     let hidden = hidden.rows(part)?;
-                    normalise(pass, c.norm_eps, &hidden, &normed, &layer.mlp_norm)?;
+                    Norm::rms(c.norm_eps)
+                        .run(pass, NormArgs::new(&hidden, &layer.mlp_norm, &normed))?;
                     let args = GatedLinearArgs {
                         x: &normed,
                         weight: &layer.gate_up,
@@ -261,7 +263,10 @@ impl HyenaSession {
                 let rows = at..n.min(at + CHUNK);
                 let normed = normed.rows(0..rows.len())?;
                 let out = logits.rows(at - from..at - from + rows.len())?;
-                normalise(pass, c.norm_eps, &hidden.rows(rows)?, &normed, &inner.norm)?;
+                Norm::rms(c.norm_eps).run(
+                    pass,
+                    NormArgs::new(&hidden.rows(rows)?, &inner.norm, &normed),
+                )?;
                 LINEAR.run(pass, LinearArgs::new(&normed, &inner.head, &out))?;
             }
             then(pass, logits)
@@ -379,23 +384,6 @@ struct Steps<'a> {
     output: LinearArgs<'a, Tensor>,
     gate_up: GatedLinearArgs<'a, Tensor>,
     down: LinearArgs<'a, Tensor>,
-}
-
-fn normalise(
-    pass: &mut Pass<'_>,
-    eps: f32,
-    hidden: &Tensor,
-    normed: &Tensor,
-    weight: &Tensor,
-) -> Result<()> {
-    let args = NormArgs {
-        x: hidden,
-        residual: norm::Residual::None,
-        weight: Some(weight),
-        bias: None,
-        y: normed,
-    };
-    Norm::rms(eps).run(pass, args)
 }
 
 impl Decode for HyenaSession {

@@ -135,19 +135,6 @@ impl Setup {
         }
     }
 
-    fn packing(&self) -> Option<Packing> {
-        let ends = |side: usize| {
-            let end = |sum: &mut u32, d: &[usize; 2]| {
-                *sum += d[side] as u32;
-                Some(*sum)
-            };
-            std::iter::once(0)
-                .chain(self.documents.iter().scan(0, end))
-                .collect::<Vec<_>>()
-        };
-        Packing::new(&ends(0), &ends(1)).ok()
-    }
-
     fn name(&self) -> String {
         let p = &self.problem;
         let [q, k, v, o] = self.types;
@@ -234,7 +221,7 @@ impl Setup {
         if self.runs == Runs::OnGpus && ctx.capabilities().class == DeviceClass::Software {
             return Ok(Outcome::default());
         }
-        let packing = self.packing();
+        let packing = packing(self.documents);
         let slopes = match self.alibi {
             Some(max_bias) => Some(alibi_slopes(self.problem.heads, max_bias)?),
             None => None,
@@ -287,10 +274,7 @@ impl Setup {
         let full = [p.batch, p.heads, p.q_len, p.kv_len];
         let bias = self.bias.map(|(dtype, dims)| {
             let shape = kept(full, dims);
-            let mut values = random.normals(count(shape), dtype);
-            for _ in 0..count(shape) / 16 {
-                values[random.below(count(shape))] = f32::NEG_INFINITY;
-            }
+            let mut values = bias_values(random, dtype, shape);
             if self.hides == Hides::All {
                 values.fill(f32::NEG_INFINITY);
             }
@@ -298,12 +282,7 @@ impl Setup {
         });
         let mask = self.mask.map(|dims| {
             let shape = kept(full, dims);
-            let mut values: Vec<i8> = (0..count(shape))
-                .map(|_| (random.below(4) > 0) as i8)
-                .collect();
-            // Some rows see nothing at all.
-            let row = shape[3];
-            values[..row].fill(0);
+            let mut values = mask_values(random, shape);
             if self.hides == Hides::All {
                 values.fill(0);
             }
@@ -434,6 +413,37 @@ pub(super) fn out_slack(kv_len: usize) -> Ulps {
 /// The sum's relative error as above is the logarithm's absolute one; log2 has 2^-21 near 1 or 3 ulp.
 pub(super) fn lse_slack(kv_len: usize) -> Ulps {
     Ulps(2.0 * (3.0 + 2.0 * (kv_len as f64).log2()) + 8.0)
+}
+
+/// Packed sequences of these queries and keys; none if there are no documents.
+pub(super) fn packing(documents: &[[usize; 2]]) -> Option<Packing> {
+    let ends = |side: usize| {
+        let end = |sum: &mut u32, d: &[usize; 2]| {
+            *sum += d[side] as u32;
+            Some(*sum)
+        };
+        let ends = documents.iter().scan(0, end);
+        std::iter::once(0).chain(ends).collect::<Vec<_>>()
+    };
+    Packing::new(&ends(0), &ends(1)).ok()
+}
+
+/// Normal numbers, one in sixteen minus infinity.
+pub(super) fn bias_values(random: &mut Random, dtype: DType, shape: [usize; 4]) -> Vec<f32> {
+    let mut values = random.normals(count(shape), dtype);
+    for _ in 0..count(shape) / 16 {
+        values[random.below(count(shape))] = f32::NEG_INFINITY;
+    }
+    values
+}
+
+/// Zeros, which hide, for one key in four, and for all of the first row.
+pub(super) fn mask_values(random: &mut Random, shape: [usize; 4]) -> Vec<i8> {
+    let mut values: Vec<i8> = (0..count(shape))
+        .map(|_| (random.below(4) > 0) as i8)
+        .collect();
+    values[..shape[3]].fill(0);
+    values
 }
 
 pub(super) fn count(shape: [usize; 4]) -> usize {
@@ -614,7 +624,7 @@ fn plan(caps: &Capabilities, setup: &Setup, operator: Attention) -> Vec<Launch> 
         .bias
         .map(|(dtype, dims)| made(dtype, &kept(full, dims)));
     let mask = setup.mask.map(|dims| made(I8, &kept(full, dims)));
-    let packing = setup.packing();
+    let packing = packing(setup.documents);
     let slopes = setup.alibi.map(|_| made(F32, &[p.heads]));
     let sink_logits = setup.sink.map(|_| made(F32, &[p.heads]));
     let lse = setup.lse.then(|| made(F32, &full[..3]));

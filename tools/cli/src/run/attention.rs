@@ -75,6 +75,26 @@ pub(super) const SCALE: Param = Param {
     about: "multiplies q k^T",
 };
 
+/// Whether logarithms are wanted.
+pub(super) const LSE: Param = Param {
+    name: "lse",
+    kind: Kind::Choice(&["no", "yes"]),
+    default: Default::Value("no"),
+    about: "whether to write the output lse",
+};
+
+/// What comes out.
+pub(super) const OUTPUTS: &[Output] = &[
+    Output {
+        name: "out",
+        shape: "[batch, heads, length, v_dim]",
+    },
+    Output {
+        name: "lse",
+        shape: "f32 [batch, heads, length]: logarithm of each row's sum of exponentials",
+    },
+];
+
 /// The kernels.
 pub const ENTRIES: &[Entry] = &[Entry {
     name: "attention",
@@ -90,29 +110,8 @@ pub const ENTRIES: &[Entry] = &[Entry {
         SLOPES,
         SINK_LOGITS,
     ],
-    params: &[
-        MASK_KIND,
-        SOFTCAP,
-        ALIBI,
-        SCALE,
-        Param {
-            name: "lse",
-            kind: Kind::Choice(&["no", "yes"]),
-            default: Default::Value("no"),
-            about: "whether to write the output lse",
-        },
-        DTYPE,
-    ],
-    outputs: &[
-        Output {
-            name: "out",
-            shape: "[batch, heads, length, v_dim]",
-        },
-        Output {
-            name: "lse",
-            shape: "f32 [batch, heads, length]: logarithm of each row's sum of exponentials",
-        },
-    ],
+    params: &[MASK_KIND, SOFTCAP, ALIBI, SCALE, LSE, DTYPE],
+    outputs: OUTPUTS,
     run: attention,
 }];
 

@@ -7,6 +7,7 @@ use flashwave::kernels::attention::{
 use flashwave::{DType, Tensor};
 use safetensors::Dtype;
 
+use super::attention::SCALE;
 use super::call::Call;
 use super::entry::{DTYPE, Default, Entry, Input, Kind, Need, Output, Param, float};
 
@@ -80,12 +81,7 @@ pub const ENTRIES: &[Entry] = &[Entry {
             default: Default::Value("causal"),
             about: "which keys a query sees; the last query is the last token",
         },
-        Param {
-            name: "scale",
-            kind: Kind::Number,
-            default: Default::Derived("1 / sqrt(dim)"),
-            about: "multiplies q k^T",
-        },
+        SCALE,
         DTYPE,
     ],
     outputs: &[

@@ -6,8 +6,9 @@ use flashwave::kernels::sparse::{Causality, SparseLayout};
 use flashwave::{DType, Tensor};
 use safetensors::Dtype;
 
+use super::attention::{LSE, OUTPUTS, SCALE};
 use super::call::Call;
-use super::entry::{DTYPE, Default, Entry, Input, Kind, Need, Output, Param, float};
+use super::entry::{DTYPE, Default, Entry, Input, Kind, Need, Param, float};
 
 /// The kernels.
 pub const ENTRIES: &[Entry] = &[Entry {
@@ -49,30 +50,11 @@ pub const ENTRIES: &[Entry] = &[Entry {
             default: Default::Value("causal"),
             about: "which keys of those blocks a query sees",
         },
-        Param {
-            name: "scale",
-            kind: Kind::Number,
-            default: Default::Derived("1 / sqrt(dim)"),
-            about: "multiplies q k^T",
-        },
-        Param {
-            name: "lse",
-            kind: Kind::Choice(&["no", "yes"]),
-            default: Default::Value("no"),
-            about: "whether to write the output lse",
-        },
+        SCALE,
+        LSE,
         DTYPE,
     ],
-    outputs: &[
-        Output {
-            name: "out",
-            shape: "[batch, heads, length, v_dim]",
-        },
-        Output {
-            name: "lse",
-            shape: "f32 [batch, heads, length]: logarithm of each row's sum of exponentials",
-        },
-    ],
+    outputs: OUTPUTS,
     run: sparse_attention,
 }];
 

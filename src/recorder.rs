@@ -208,7 +208,7 @@ impl<'a> Pass<'a> {
     /// dispatches. Lengths and offsets are elements; bytes must be multiples of 4 (WebGPU).
     pub fn copy(&mut self, from: &Tensor, to: &Tensor, to_offset: usize) -> Result<()> {
         let size = from.dtype().size();
-        let bytes = (from.len() * size) as u64;
+        let bytes = from.layout().bytes();
         let (source, target) = (
             (from.layout().offset() * size) as u64,
             ((to.layout().offset() + to_offset) * size) as u64,

@@ -5,6 +5,7 @@
 
 pub mod benches;
 pub mod cases;
+pub mod devices;
 pub mod grammar;
 pub mod inputs;
 pub mod tolerance;

@@ -3,44 +3,15 @@
 
 use std::collections::HashMap;
 
-use flashwave::capabilities::{CooperativeShape, DeviceClass, ParamsTier, SubgroupSizes};
+use flashwave::capabilities::ParamsTier;
 use flashwave::context::ShaderChecks;
 use flashwave::shader::{Access, Binding, bindings, kernels, link};
 use flashwave::spirv::{compile, instructions};
 use flashwave::{Capabilities, Launch};
 use kernels_tests::cases::FAMILIES;
-use naga::valid::{Capabilities as Valid, ValidationFlags, Validator};
-
-fn devices() -> Vec<Capabilities> {
-    let portable = Capabilities::webgpu_default();
-    let with_subgroups = |min, max| Capabilities {
-        name: format!("subgroups {min} to {max}"),
-        subgroups: Some(SubgroupSizes { min, max }),
-        immediate_bytes: 256,
-        ..Capabilities::webgpu_default()
-    };
-    let large = Capabilities {
-        name: "a large card".into(),
-        class: DeviceClass::Discrete,
-        shader_f16: true,
-        spirv: true,
-        matrix_elements: true,
-        workgroup_bytes: 48 << 10,
-        invocations: 1024,
-        binding_bytes: 2 << 30,
-        buffer_bytes: 4 << 30,
-        cooperative: vec![CooperativeShape::F16],
-        ..with_subgroups(32, 32)
-    };
-    vec![
-        portable,
-        with_subgroups(4, 4),
-        with_subgroups(8, 8),
-        with_subgroups(8, 32),
-        with_subgroups(64, 128),
-        large,
-    ]
-}
+use kernels_tests::devices::{kinds, reported};
+use naga::Module;
+use naga::valid::{Capabilities as Valid, ModuleInfo, ValidationFlags, Validator};
 
 /// Launches by the text of their recipe: one of each variant.
 fn variants(caps: &Capabilities) -> HashMap<String, Launch> {
@@ -61,67 +32,150 @@ fn admitted(caps: &Capabilities) -> Valid {
     admitted
 }
 
-fn parse(wgsl: &str, caps: &Capabilities, label: &str) -> (naga::Module, naga::valid::ModuleInfo) {
+/// What a variant asks of a device.
+#[derive(Clone, Copy)]
+struct Asks {
+    /// Bytes of the type `Params`.
+    params: usize,
+    invocations: u32,
+    workgroup_bytes: u32,
+}
+
+/// Devices share most variants: each is linked, validated and written in every dialect once.
+#[derive(Default)]
+struct Reader {
+    read: HashMap<(String, ParamsTier, u64), Asks>,
+    refused: Vec<String>,
+}
+
+impl Reader {
+    fn read(&mut self, label: &str, launch: &Launch, caps: &Capabilities) -> Asks {
+        let recipe = launch.recipe.to_string();
+        let key = (recipe, caps.params_tier(), admitted(caps).bits());
+        if let Some(asks) = self.read.get(&key) {
+            return *asks;
+        }
+        let wgsl =
+            link(&launch.recipe, caps.params_tier()).unwrap_or_else(|e| panic!("{label}: {e}"));
+        let (asks, module, info) = parse(&wgsl, caps, label);
+        // Cooperative matrices are for Vulkan, which takes SPIR-V; wgpu has no f16 on OpenGL.
+        if !wgsl.contains("enable wgpu_cooperative_matrix;")
+            && let Err(error) = write(&module, &info, !wgsl.contains("enable f16;"))
+        {
+            self.refused.push(format!("{label}: {error}"));
+        }
+        self.read.insert(key, asks);
+        asks
+    }
+}
+
+fn parse(wgsl: &str, caps: &Capabilities, label: &str) -> (Asks, Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(wgsl)
         .unwrap_or_else(|e| panic!("{label}\n{}", e.emit_to_string(wgsl)));
     let mut validator = Validator::new(ValidationFlags::all(), admitted(caps));
     let info = validator
         .validate(&module)
         .unwrap_or_else(|e| panic!("{label}\n{}", e.emit_to_string(wgsl)));
-    (module, info)
+    assert_eq!(module.entry_points.len(), 1, "{label}");
+    assert_eq!(module.entry_points[0].name, "main", "{label}");
+    assert_eq!(
+        bindings(wgsl),
+        reflected(&module),
+        "{label}: bindings as naga sees them"
+    );
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).expect("layout");
+    let shared = module
+        .global_variables
+        .iter()
+        .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+    let parameters = module
+        .types
+        .iter()
+        .find(|(_, t)| t.name.as_deref() == Some("Params"));
+    let (ty, _) = parameters.unwrap_or_else(|| panic!("{label}: no Params"));
+    let asks = Asks {
+        params: layouter[ty].size as usize,
+        invocations: module.entry_points[0].workgroup_size.iter().product(),
+        workgroup_bytes: shared
+            .map(|(_, v)| layouter[v.ty].size.next_multiple_of(16))
+            .sum(),
+    };
+    (asks, module, info)
 }
+
+/// Of what planners make for reported devices, this many variants a shader are read.
+const SAMPLE: usize = 12;
 
 #[test]
 fn every_variant_is_valid_and_within_the_devices_limits() {
-    for caps in devices() {
-        let found = variants(&caps);
+    let mut reader = Reader::default();
+    let all = kinds().into_iter().map(|caps| (caps, usize::MAX));
+    let some = reported().into_iter().map(|caps| (caps, SAMPLE));
+    for (caps, most) in all.chain(some) {
+        let mut found: Vec<_> = variants(&caps).into_iter().collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
         assert!(!found.is_empty());
-        for (label, launch) in found {
-            let label = format!("{label} on {}", caps.name);
-            let wgsl =
-                link(&launch.recipe, caps.params_tier()).unwrap_or_else(|e| panic!("{label}: {e}"));
-            let (module, _) = parse(&wgsl, &caps, &label);
-            assert_eq!(module.entry_points.len(), 1, "{label}");
-            let entry = &module.entry_points[0];
-            assert_eq!(entry.name, "main", "{label}");
-            let invocations: u32 = entry.workgroup_size.iter().product();
-            assert!(
-                invocations <= caps.invocations,
-                "{label}: {invocations} invocations"
-            );
-            let mut layouter = naga::proc::Layouter::default();
-            layouter.update(module.to_ctx()).expect("layout");
-            let shared = module
-                .global_variables
-                .iter()
-                .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
-            let bytes: u32 = shared
-                .map(|(_, v)| layouter[v.ty].size.next_multiple_of(16))
-                .sum();
-            assert!(
-                bytes <= caps.workgroup_bytes,
-                "{label}: {bytes} bytes of workgroup memory"
-            );
-            assert_eq!(
-                bindings(&wgsl),
-                reflected(&module),
-                "{label}: bindings as naga sees them"
-            );
-            let parameters = module
-                .types
-                .iter()
-                .find(|(_, t)| t.name.as_deref() == Some("Params"));
-            let (ty, _) = parameters.unwrap_or_else(|| panic!("{label}: no Params"));
-            assert_eq!(
-                layouter[ty].size as usize,
-                launch.params.as_bytes().len(),
-                "{label}: size of Params"
-            );
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        for (recipe, launch) in &found {
+            let seen = seen.entry(launch.recipe.shader().to_string()).or_default();
+            *seen += 1;
+            if *seen > most {
+                continue;
+            }
+            let label = format!("{recipe} on {}", caps.name);
+            let asks = reader.read(&label, launch, &caps);
+            let (invocations, bytes) = (asks.invocations, asks.workgroup_bytes);
+            assert!(invocations <= caps.invocations, "{label}: {invocations}");
+            assert!(bytes <= caps.workgroup_bytes, "{label}: {bytes} bytes");
+            let params = launch.params.as_bytes().len();
+            assert_eq!(asks.params, params, "{label}: size of Params");
         }
     }
+    let refused = reader.refused;
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
 }
 
-fn reflected(module: &naga::Module) -> Vec<Binding> {
+/// Writes what Direct3D 12, Metal and, if asked for, OpenGL would be given.
+fn write(module: &Module, info: &ModuleInfo, gl: bool) -> Result<(), Box<dyn std::error::Error>> {
+    use naga::back::{glsl, hlsl, msl};
+    let stage = naga::ShaderStage::Compute;
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_2,
+        immediates_target: Some(hlsl::BindTarget::default()),
+        ..Default::default()
+    };
+    let mut text = String::new();
+    let entry = hlsl::PipelineOptions {
+        entry_point: Some((stage, "main".into())),
+    };
+    hlsl::Writer::new(&mut text, &options, &entry).write(module, info, None)?;
+
+    let options = msl::Options {
+        lang_version: (2, 4),
+        ..Default::default()
+    };
+    msl::write_string(module, info, &options, &msl::PipelineOptions::default())?;
+
+    if !gl {
+        return Ok(());
+    }
+    let options = glsl::Options {
+        version: glsl::Version::Desktop(460),
+        ..Default::default()
+    };
+    let entry = glsl::PipelineOptions {
+        shader_stage: stage,
+        entry_point: "main".into(),
+        multiview: None,
+    };
+    let mut text = String::new();
+    let policies = naga::proc::BoundsCheckPolicies::default();
+    glsl::Writer::new(&mut text, module, info, &options, &entry, policies)?.write()?;
+    Ok(())
+}
+
+fn reflected(module: &Module) -> Vec<Binding> {
     let mut found: Vec<Binding> = module
         .global_variables
         .iter()
@@ -150,7 +204,7 @@ fn reflected(module: &naga::Module) -> Vec<Binding> {
 
 #[test]
 fn every_shader_is_planned_by_some_family() {
-    let mut planned: Vec<String> = devices()
+    let mut planned: Vec<String> = kinds()
         .iter()
         .flat_map(variants)
         .map(|(_, l)| l.recipe.shader().to_string())
@@ -162,7 +216,7 @@ fn every_shader_is_planned_by_some_family() {
 
 #[test]
 fn uniform_parameters_take_the_place_of_immediates() {
-    let caps = &devices()[1];
+    let caps = &kinds()[1];
     let (_, launch) = variants(caps).into_iter().next().expect("a variant");
     let uniform = link(&launch.recipe, ParamsTier::Uniform).expect("links");
     assert_eq!(bindings(&uniform)[0].access, Access::Uniform);
@@ -171,7 +225,7 @@ fn uniform_parameters_take_the_place_of_immediates() {
 /// Software drivers run every other variant; these only meet a compiler here.
 #[test]
 fn cooperative_variants_become_spirv() {
-    let caps = devices().pop().expect("the large card");
+    let caps = kinds().pop().expect("the large card");
     let mut written = 0;
     for (label, launch) in variants(&caps) {
         let wgsl =

@@ -40,6 +40,17 @@ fn entries_of(line: u32) -> vec2<u32> {
 #set TILES = block // bq
 ${ entries() }
 
+struct Block {
+    // The first key, and where it lies in memory.
+    key: u32,
+    place: u32,
+}
+
+// That of an entry, by its word.
+fn block_at(entry: u32) -> Block {
+    return Block((lists[entry] & ~PARTIAL) * ${block}u, lists[entry + 1u] * ${block}u);
+}
+
 struct Tile {
     batch: u32,
     // Query head.

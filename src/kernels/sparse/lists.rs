@@ -97,7 +97,19 @@ impl Lists {
     fn order(&self) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.offsets.len() as u32 - 1).collect();
         let length = |line: u32| self.offsets[line as usize + 1] - self.offsets[line as usize];
-        order.sort_by_key(|&line| std::cmp::Reverse(length(line)));
+        // EXPERIMENT
+        match std::env::var("FW_ORDER").as_deref() {
+            Ok("head") => order.sort_by_key(|&line| {
+                let head = line / self.lines as u32;
+                (head, std::cmp::Reverse((length(line), line)))
+            }),
+            Ok("down") => order.sort_by_key(|&line| std::cmp::Reverse((length(line), line))),
+            Ok("headup") => order.sort_by_key(|&line| {
+                let head = line / self.lines as u32;
+                (head, std::cmp::Reverse(length(line)))
+            }),
+            _ => order.sort_by_key(|&line| std::cmp::Reverse(length(line))),
+        }
         order
     }
 

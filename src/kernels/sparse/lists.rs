@@ -1,5 +1,13 @@
 //! Lists of blocks, one a line, in one array; the other way round; and as the words that kernels read.
 
+use std::cmp::Reverse;
+
+/// Words of a line in the order of kernels.
+const RECORD: usize = 5;
+
+/// Words after the last list: kernels read an entry ahead, also where there is none.
+const SPARE: usize = 4;
+
 /// The bit of an entry whose block has pairs that are hidden.
 pub const PARTIAL: u32 = 1 << 31;
 
@@ -93,34 +101,29 @@ impl Lists {
         }
     }
 
-    /// All lines, the longest list first.
-    fn order(&self) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.offsets.len() as u32 - 1).collect();
-        let length = |line: u32| self.offsets[line as usize + 1] - self.offsets[line as usize];
-        // EXPERIMENT
-        match std::env::var("FW_ORDER").as_deref() {
-            Ok("head") => order.sort_by_key(|&line| {
-                let head = line / self.lines as u32;
-                (head, std::cmp::Reverse((length(line), line)))
-            }),
-            Ok("down") => order.sort_by_key(|&line| std::cmp::Reverse((length(line), line))),
-            Ok("headup") => order.sort_by_key(|&line| {
-                let head = line / self.lines as u32;
-                (head, std::cmp::Reverse(length(line)))
-            }),
-            _ => order.sort_by_key(|&line| std::cmp::Reverse(length(line))),
+    /// All lines in the order in which kernels take them: head by head, so that what neighbouring lines read stays in a
+    /// cache; the longest list first, so that short ones are left to the end.
+    fn order(&self) -> Vec<usize> {
+        let length = |line: usize| Reverse(self.line(line).len());
+        let mut heads: Vec<Vec<usize>> = (0..self.heads())
+            .map(|head| (head * self.lines..(head + 1) * self.lines).collect())
+            .collect();
+        for lines in &mut heads {
+            lines.sort_by_key(|&line| length(line));
         }
-        order
+        heads.sort_by_key(|lines| length(lines[0]));
+        heads.concat()
     }
 
     /// Words before the entries.
     fn header_words(&self) -> usize {
-        4 + 2 * self.offsets.len() - 1
+        let lines = self.offsets.len() - 1;
+        4 + lines + 1 + RECORD * lines
     }
 
     /// Words on the device.
     pub(super) fn words(&self) -> usize {
-        self.header_words() + 2 * self.entries.len()
+        self.header_words() + 2 * self.entries.len() + SPARE
     }
 
     /// What kernels read, as shaders/lib/sparse.wgsl describes it; `page` tells where a block of a head lies.
@@ -133,13 +136,16 @@ impl Lists {
             self.header_words() as u32,
         ]);
         words.extend(&self.offsets);
-        words.extend(self.order());
-        for line in 0..self.offsets.len() - 1 {
-            let head = line / self.lines;
-            for &word in self.line(line) {
-                words.extend([word, page(head, word & !PARTIAL)]);
-            }
+        let entry = |line: usize, word: u32| [word, page(line / self.lines, word & !PARTIAL)];
+        for line in self.order() {
+            let first = self.line(line).first();
+            words.extend([line as u32, self.offsets[line], self.offsets[line + 1]]);
+            words.extend(first.map_or([0; 2], |&word| entry(line, word)));
         }
+        for line in 0..self.offsets.len() - 1 {
+            words.extend(self.line(line).iter().flat_map(|&word| entry(line, word)));
+        }
+        words.extend([0; SPARE]);
         words
     }
 }
@@ -172,12 +178,17 @@ mod tests {
         let words = lists().encode(-5, |head, block| 10 * head as u32 + block);
         assert_eq!(words.len(), lists().words());
         let expected = [
-            &[2, 2, -5i32 as u32, 13][..],
+            &[2, 2, -5i32 as u32, 29][..],
             &[0, 2, 2, 3, 6],
-            &[3, 0, 2, 1],
+            // The second head has the longest list.
+            &[3, 3, 6, 0, 10],
+            &[2, 2, 3, 1, 11],
+            &[0, 0, 2, 0, 0],
+            &[1, 2, 2, 0, 0],
             &[0, 0, 2 | PARTIAL, 2],
             &[1, 11],
             &[0, 10, 1, 11, 2, 12],
+            &[0; 4],
         ];
         assert_eq!(words, expected.concat());
     }

@@ -173,6 +173,8 @@ fn main(
     let q_${r}_${s} = q[q_at_${r} + ${s * 4}u];
     #endif
     #endfor
+    let queries_${b}_${2 * s} = matrix_a(vec4<u32>(q_${2 * b}_${s}.xy, q_${2 * b + 1}_${s}.xy));
+    let queries_${b}_${2 * s + 1} = matrix_a(vec4<u32>(q_${2 * b}_${s}.zw, q_${2 * b + 1}_${s}.zw));
     #endfor
     #endfor
 
@@ -195,7 +197,7 @@ fn main(
     var k0 = block.key;
     var stored = block.place;
     var more = entry < tile.end && k0 < end;
-    block = block_at(entry + 2u);
+    block = block_at(min(entry + 2u, last_entry));
     #else
     var k0 = next_tile(0u, top, ${BK}u);
     var stored = k0;
@@ -211,12 +213,6 @@ fn main(
     #if LOADS == "ahead"
     ${ fetch() }
     #endif
-    #for b in range(RQ // 16)
-    #for s in range(DP // 32)
-    let queries_${b}_${2 * s} = matrix_a(vec4<u32>(q_${2 * b}_${s}.xy, q_${2 * b + 1}_${s}.xy));
-    let queries_${b}_${2 * s + 1} = matrix_a(vec4<u32>(q_${2 * b}_${s}.zw, q_${2 * b + 1}_${s}.zw));
-    #endfor
-    #endfor
     while more {
         #if LOADS == "together"
         ${ fetch() }
@@ -264,7 +260,7 @@ fn main(
             entry += 2u;
             k0 = block.key;
             stored = block.place;
-            block = block_at(entry + 2u);
+            block = block_at(min(entry + 2u, last_entry));
         }
         more = entry < tile.end && k0 < end;
         #else

@@ -7,13 +7,13 @@ writes them). One buffer of words:
   2  keys less queries of the layout, i32: both end at the same place
   3  where the entries begin
   4  offsets, one more than lines of all heads: the line's entries, counted from the first entry
-  .. order, five words a line: heads in turn, the longest list first; the line, its two offsets, its first entry
+  .. order: all lines, heads in turn, of each the longest list first
   entries of two words: the block, its top bit set if some of its pairs are hidden; the page, in blocks, where it
-  lies in memory (the block itself, unless a cache dropped blocks). After the last two spare ones, for who reads ahead
+  lies in memory (the block itself, unless a cache dropped blocks)
 
 The grid is [tiles of a line * SHARE * batches, lines of the call, list heads]: the tiles and heads of a line, which
-read the same blocks, run side by side, as do the lines of a head, and its long lines start first. A call over a part of the rows (a chunk of a
-prompt) has query i at row first_row() + i; its lines run from the last.
+read the same blocks, run side by side, as do the lines of a head, and its long lines start first. A call over a part
+of the rows (a chunk of a prompt) has query i at row first_row() + i; its lines run from the last.
 
   ${ sparse.lists(8) }                     the binding `lists`
   ${ sparse.functions(BLOCK, SHARE, BQ) }  BQ rows of a line to a workgroup; uses p.q_len, p.kv_len
@@ -60,8 +60,6 @@ struct Tile {
     // Words of `lists`: entries begin, begin + 2, .. below end.
     begin: u32,
     end: u32,
-    // Of the first entry.
-    block: Block,
 }
 
 fn tile_of(workgroup: vec3<u32>, grid: vec3<u32>) -> Tile {
@@ -69,24 +67,18 @@ fn tile_of(workgroup: vec3<u32>, grid: vec3<u32>) -> Tile {
     let heads = lists[1];
     let copy = workgroup.x / ${TILES}u;
     let place = workgroup.z * grid.y + workgroup.y;
-    // Everything from one place: a workgroup waits for memory once.
-    let record = 5u + heads * lines + place % (heads * lines) * 5u;
-    var line = lists[record];
-    var entries = vec2<u32>(lists[3]) + 2u * vec2<u32>(lists[record + 1u], lists[record + 2u]);
-    var block = block_at(record + 3u);
+    var line = lists[5u + heads * lines + place % (heads * lines)];
     if grid.y < lines {
         let last = (first_row() + p.q_len - 1u) / ${block}u;
         line = (place % heads) * lines + last - place / heads;
-        entries = entries_of(line);
-        block = block_at(entries.x);
     }
+    let entries = entries_of(line);
     return Tile(
         copy / ${share}u,
         (line / lines) * ${share}u + copy % ${share}u,
         (line % lines) * ${block}u + (workgroup.x % ${TILES}u) * ${bq}u,
         entries.x,
         entries.y,
-        block,
     );
 }
 #endmacro

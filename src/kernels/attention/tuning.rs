@@ -301,6 +301,30 @@ impl CooperativeTuning {
         found
     }
 
+    /// The default for listed blocks of so many queries and keys, of the default for all: measured as
+    /// shaders/attention/flash.wgsl tells.
+    pub(super) fn listed(
+        self,
+        caps: &Capabilities,
+        [head_dim, v_dim]: [usize; 2],
+        block: u32,
+    ) -> Self {
+        let (rows, subgroups, keys, loads) = match (head_dim.max(v_dim), block) {
+            (97..129, 128) => (16, 8, 64, Loads::Ahead),
+            (97..129, 64) => (32, 2, 16, Loads::Together),
+            _ => return self,
+        };
+        let tuning = Self {
+            subgroups,
+            rows,
+            keys,
+            loads,
+            ..self
+        };
+        let fits = tuning.check(caps, head_dim, v_dim).is_ok();
+        if fits { tuning } else { self }
+    }
+
     /// With tiles that a block of so many queries and keys is made of.
     pub(super) fn within(mut self, block: u32) -> Self {
         self.keys = self.keys.min(block);

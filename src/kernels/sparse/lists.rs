@@ -2,12 +2,6 @@
 
 use std::cmp::Reverse;
 
-/// Words of a line in the order of kernels.
-const RECORD: usize = 5;
-
-/// Words after the last list: kernels read an entry ahead, also where there is none.
-const SPARE: usize = 4;
-
 /// The bit of an entry whose block has pairs that are hidden.
 pub const PARTIAL: u32 = 1 << 31;
 
@@ -117,13 +111,12 @@ impl Lists {
 
     /// Words before the entries.
     fn header_words(&self) -> usize {
-        let lines = self.offsets.len() - 1;
-        4 + lines + 1 + RECORD * lines
+        4 + 2 * self.offsets.len() - 1
     }
 
     /// Words on the device.
     pub(super) fn words(&self) -> usize {
-        self.header_words() + 2 * self.entries.len() + SPARE
+        self.header_words() + 2 * self.entries.len()
     }
 
     /// What kernels read, as shaders/lib/sparse.wgsl describes it; `page` tells where a block of a head lies.
@@ -136,16 +129,13 @@ impl Lists {
             self.header_words() as u32,
         ]);
         words.extend(&self.offsets);
-        let entry = |line: usize, word: u32| [word, page(line / self.lines, word & !PARTIAL)];
-        for line in self.order() {
-            let first = self.line(line).first();
-            words.extend([line as u32, self.offsets[line], self.offsets[line + 1]]);
-            words.extend(first.map_or([0; 2], |&word| entry(line, word)));
-        }
+        words.extend(self.order().iter().map(|&line| line as u32));
         for line in 0..self.offsets.len() - 1 {
-            words.extend(self.line(line).iter().flat_map(|&word| entry(line, word)));
+            let head = line / self.lines;
+            for &word in self.line(line) {
+                words.extend([word, page(head, word & !PARTIAL)]);
+            }
         }
-        words.extend([0; SPARE]);
         words
     }
 }
@@ -178,17 +168,13 @@ mod tests {
         let words = lists().encode(-5, |head, block| 10 * head as u32 + block);
         assert_eq!(words.len(), lists().words());
         let expected = [
-            &[2, 2, -5i32 as u32, 29][..],
+            &[2, 2, -5i32 as u32, 13][..],
             &[0, 2, 2, 3, 6],
             // The second head has the longest list.
-            &[3, 3, 6, 0, 10],
-            &[2, 2, 3, 1, 11],
-            &[0, 0, 2, 0, 0],
-            &[1, 2, 2, 0, 0],
+            &[3, 2, 0, 1],
             &[0, 0, 2 | PARTIAL, 2],
             &[1, 11],
             &[0, 10, 1, 11, 2, 12],
-            &[0; 4],
         ];
         assert_eq!(words, expected.concat());
     }

@@ -157,8 +157,8 @@ fn key(color: RGBAColor) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {
     move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2))
 }
 
-fn draw<X, Y>(
-    mut chart: ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, Y>>,
+fn draw<'a, X, Y>(
+    mut chart: ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
     axes: &Axes,
     series: &Series,
     ideal: Option<(&str, [(f64, f64); 2])>,

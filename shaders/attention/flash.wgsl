@@ -20,7 +20,8 @@
 //   products, so that an invocation ends up with eight neighbouring channels of a row of the output: one store.
 //
 // With TILES listed, only blocks of BLOCK keys are visited that are listed for the block of queries (lib/sparse.wgsl);
-// both tiles divide a block.
+// both tiles divide a block. Entries are read one ahead, so that a tile's address is there when its loads begin. LOADS
+// "ahead" asks for a tile while the one before is multiplied.
 //
 // What was tried, on an H100 (8192 keys, 2 batches of 16 heads of 128 channels or 32 of 64, full unless said; TFLOP/s), with
 // this kernel's forerunners, one warmed-up run each (benches/record/nvidia-h100/2026-11-25-flash-variants.txt):
@@ -33,6 +34,13 @@
 //   Q loaded from memory again for each tile, its registers free: 211
 //   K and V staged in turn, each while the other is multiplied: 181 (32x4, 32), 230 (16x8, 64)
 //   rescaling at every new maximum: 233; half a tile's scores at a time: 226
+//   listed, 32768 keys, 8 heads, blocks of 128, S2 of 1/4.4, 1/8.4, 1/16.5, 1/32.7 of the pairs (32x4, 32; dense 8.96 ms), in us:
+//     each entry read when its tile begins, longest lists of all heads first: 2366, 1264, 686, 396
+//     entries one ahead: 2150, 1160, 635, 365; head by head: 2108, 1135, 620, 358
+//     16x8, 64, loads ahead as well (dense so: 8.69 ms): 2001, 1080, 597, 351; Q to its matrices after those loads: 2092 .. 364
+//     16x8, 64: 2116 .. 362; 32x4, 32, loads ahead: 2257 .. 384; 32x4, 16: 2378 .. 403; 16x8, 32, loads ahead: 2538 .. 436
+//     what a line costs beside its blocks: some 8% of 1/16.5, 15% of 1/32.7 (its own block alone, half of it hidden: 137)
+//   blocks of 64, 1/32.5: 32x2, 16: 386; 32x2, 32: 452; 16x4, 16: 419; 16x4, 64: 500 (1/4.4: 2448, 2817, 2693, 2920)
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention
 #import "lib/fragments.wgsl" as fragments

@@ -21,6 +21,7 @@ fn session(ctx: &Context, attention: Vec<LayerAttention>) -> flashwave::Result<S
     let options = LlamaOptions {
         weights: Some(DType::F32),
         kv: Some(DType::F32),
+        activations: None,
         attention,
     };
     Llama::load_with(ctx, &weights, options, &mut |_| ())?.session(CAPACITY)

@@ -20,7 +20,8 @@
 //   products, so that an invocation ends up with eight neighbouring channels of a row of the output: one store.
 //
 // With TILES listed, only blocks of BLOCK keys are visited that are listed for the block of queries (lib/sparse.wgsl);
-// both tiles divide a block.
+// both tiles divide a block. Entries are read one ahead, so that a tile's address is there when its loads begin. LOADS
+// "ahead" asks for a tile while the one before is multiplied.
 //
 // What was tried, on an H100 (8192 keys, 2 batches of 16 heads of 128 channels or 32 of 64, full unless said; TFLOP/s), with
 // this kernel's forerunners, one warmed-up run each (benches/record/nvidia-h100/2026-11-25-flash-variants.txt):
@@ -33,6 +34,13 @@
 //   Q loaded from memory again for each tile, its registers free: 211
 //   K and V staged in turn, each while the other is multiplied: 181 (32x4, 32), 230 (16x8, 64)
 //   rescaling at every new maximum: 233; half a tile's scores at a time: 226
+//   listed, 32768 keys, 8 heads, blocks of 128, S2 of 1/4.4, 1/8.4, 1/16.5, 1/32.7 of the pairs (32x4, 32; dense 8.96 ms), in us:
+//     each entry read when its tile begins, longest lists of all heads first: 2366, 1264, 686, 396
+//     entries one ahead: 2150, 1160, 635, 365; head by head: 2108, 1135, 620, 358
+//     16x8, 64, loads ahead as well (dense so: 8.69 ms): 2001, 1080, 597, 351; Q to its matrices after those loads: 2092 .. 364
+//     16x8, 64: 2116 .. 362; 32x4, 32, loads ahead: 2257 .. 384; 32x4, 16: 2378 .. 403; 16x8, 32, loads ahead: 2538 .. 436
+//     what a line costs beside its blocks: some 8% of 1/16.5, 15% of 1/32.7 (its own block alone, half of it hidden: 137)
+//   blocks of 64, 1/32.5: 32x2, 16: 386; 32x2, 32: 452; 16x4, 16: 419; 16x4, 64: 500 (1/4.4: 2448, 2817, 2693, 2920)
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention
 #import "lib/fragments.wgsl" as fragments
@@ -70,6 +78,48 @@ ${ sparse.lists(12) }
 ${ sparse.functions(BLOCK, SHARE, BQ) }
 #endif
 ${ fragments.functions(COOP) }
+
+<# The tile from key k0 on, `stored` in memory, to registers; rows after the last key repeat it. #>
+#macro fetch()
+{
+    #if LOADS == "ahead"
+    // After the last tile, some rows that there are.
+    let place = select(0u, stored, more);
+    let last = p.kv_len - 1u - select(0u, k0, more);
+    #else
+    let place = stored;
+    let last = p.kv_len - 1u - k0;
+    #endif
+    #for i in range((K_COPIES + WG - 1) // WG)
+    {
+        let e = lane + ${i * WG}u;
+        let c = e % ${KC}u;
+        #if DP != D
+        if c < ${D // 8}u {
+        #endif
+        k_${i} = k[k_base + (place + min(e / ${KC}u, last)) * k_row + c];
+        #if DP != D
+        }
+        #endif
+    }
+    #endfor
+    #for i in range((V_COPIES + WG - 1) // WG)
+    {
+        let e = lane + ${i * WG}u;
+        let c = e % ${VC // 2}u;
+        let r = e / ${VC // 2}u * 2u;
+        #if DVP != DV
+        if c < ${DV // 8}u {
+        #endif
+        v_${i}_0 = v[v_base + (place + min(r, last)) * v_row + c];
+        v_${i}_1 = v[v_base + (place + min(r + 1u, last)) * v_row + c];
+        #if DVP != DV
+        }
+        #endif
+    }
+    #endfor
+}
+#endmacro
 
 // Rows of KC groups of eight channels; pairs of rows of VC groups of four columns.
 var<workgroup> k_tile: array<vec4<u32>, ${BK * KC}>;
@@ -146,50 +196,35 @@ fn main(
     #endif
     let v_at = quad * ${2 * VC}u + (line ^ (quad * 2u));
 
+    // The tile at hand: its first key, where that lies in memory, whether there is one.
     #if TILES == "listed"
-    for (var step = 0u; step < (tile.end - tile.begin) / 2u * ${BLOCK // BK}u; step += 1u) {
-        let entry = tile.begin + step / ${BLOCK // BK}u * 2u;
-        let inside = step % ${BLOCK // BK}u * ${BK}u;
-        let k0 = (lists[entry] & ~PARTIAL) * ${BLOCK}u + inside;
-        if k0 >= end { continue; }
-        // Where the tile lies in memory.
-        let stored = lists[entry + 1u] * ${BLOCK}u + inside;
+    // Entries are read one ahead: the last one again, and what stands before it for an empty list.
+    let last_entry = tile.end - 2u;
+    var entry = tile.begin;
+    var block = block_at(min(entry, last_entry));
+    var k0 = block.key;
+    var stored = block.place;
+    var more = entry < tile.end && k0 < end;
+    block = block_at(min(entry + 2u, last_entry));
     #else
-    for (var k0 = next_tile(0u, top, ${BK}u); k0 < end; k0 = next_tile(k0 + ${BK}u, top, ${BK}u)) {
-        let stored = k0;
+    var k0 = next_tile(0u, top, ${BK}u);
+    var stored = k0;
+    var more = k0 < end;
     #endif
-        let last_key = p.kv_len - 1u - k0;
-        #for i in range((K_COPIES + WG - 1) // WG)
-        var k_${i} = vec4<u32>();
-        {
-            let e = lane + ${i * WG}u;
-            let c = e % ${KC}u;
-            #if DP != D
-            if c < ${D // 8}u {
-            #endif
-            k_${i} = k[k_base + (stored + min(e / ${KC}u, last_key)) * k_row + c];
-            #if DP != D
-            }
-            #endif
-        }
-        #endfor
-        #for i in range((V_COPIES + WG - 1) // WG)
-        var v_${i}_0 = vec4<u32>();
-        var v_${i}_1 = vec4<u32>();
-        {
-            let e = lane + ${i * WG}u;
-            let c = e % ${VC // 2}u;
-            let r = e / ${VC // 2}u * 2u;
-            #if DVP != DV
-            if c < ${DV // 8}u {
-            #endif
-            v_${i}_0 = v[v_base + (stored + min(r, last_key)) * v_row + c];
-            v_${i}_1 = v[v_base + (stored + min(r + 1u, last_key)) * v_row + c];
-            #if DVP != DV
-            }
-            #endif
-        }
-        #endfor
+    #for i in range((K_COPIES + WG - 1) // WG)
+    var k_${i} = vec4<u32>();
+    #endfor
+    #for i in range((V_COPIES + WG - 1) // WG)
+    var v_${i}_0 = vec4<u32>();
+    var v_${i}_1 = vec4<u32>();
+    #endfor
+    #if LOADS == "ahead"
+    ${ fetch() }
+    #endif
+    while more {
+        #if LOADS == "together"
+        ${ fetch() }
+        #endif
         workgroupBarrier();
         #for i in range((K_COPIES + WG - 1) // WG)
         {
@@ -225,9 +260,29 @@ fn main(
         #endfor
         workgroupBarrier();
 
+        let key = k0;
+        #if TILES == "listed"
+        k0 += ${BK}u;
+        stored += ${BK}u;
+        if k0 % ${BLOCK}u == 0u {
+            entry += 2u;
+            k0 = block.key;
+            stored = block.place;
+            block = block_at(min(entry + 2u, last_entry));
+        }
+        more = entry < tile.end && k0 < end;
+        #else
+        k0 = next_tile(k0 + ${BK}u, top, ${BK}u);
+        stored = k0;
+        more = k0 < end;
+        #endif
+        #if LOADS == "ahead"
+        ${ fetch() }
+        #endif
+
         // A loop of one round instead of an `if`, whose condition naga takes for divergent.
         loop {
-            if k0 >= own_bottom.end || next_tile(k0, own_top, ${BK}u) > k0 { break; }
+            if key >= own_bottom.end || next_tile(key, own_top, ${BK}u) > key { break; }
             #for b in range(RQ // 16)
             #for j in range(BK // 16)
             var s_${b}_${j}: Accumulator;
@@ -262,7 +317,7 @@ fn main(
             #endfor
             var factor = p.scale;
             #if POSITIONS_ALONE
-            if !open_tile(k0, ${BK}u, own_top, own_bottom) {
+            if !open_tile(key, ${BK}u, own_top, own_bottom) {
             #else
             {
             #endif
@@ -272,7 +327,7 @@ fn main(
                     let row = min(row_${r}, last_row);
                     let seen = seen_by(row);
                     #for j in range(BK // 16)
-                    x_${r}_${j} = scores(x_${r}_${j}, batch, head, row, k0 + ${j * 16}u + quad * 4u, seen);
+                    x_${r}_${j} = scores(x_${r}_${j}, batch, head, row, key + ${j * 16}u + quad * 4u, seen);
                     #endfor
                 }
                 #endfor

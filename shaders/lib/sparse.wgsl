@@ -7,13 +7,13 @@ writes them). One buffer of words:
   2  keys less queries of the layout, i32: both end at the same place
   3  where the entries begin
   4  offsets, one more than lines of all heads: the line's entries, counted from the first entry
-  .. order: all lines, the longest list first
+  .. order: all lines, heads in turn, of each the longest list first
   entries of two words: the block, its top bit set if some of its pairs are hidden; the page, in blocks, where it
   lies in memory (the block itself, unless a cache dropped blocks)
 
 The grid is [tiles of a line * SHARE * batches, lines of the call, list heads]: the tiles and heads of a line, which
-read the same blocks, run side by side, and long lines start first. A call over a part of the rows (a chunk of a
-prompt) has query i at row first_row() + i; its lines run from the last.
+read the same blocks, run side by side, as do the lines of a head, and its long lines start first. A call over a part
+of the rows (a chunk of a prompt) has query i at row first_row() + i; its lines run from the last.
 
   ${ sparse.lists(8) }                     the binding `lists`
   ${ sparse.functions(BLOCK, SHARE, BQ) }  BQ rows of a line to a workgroup; uses p.q_len, p.kv_len
@@ -39,6 +39,17 @@ fn entries_of(line: u32) -> vec2<u32> {
 #macro functions(block, share, bq)
 #set TILES = block // bq
 ${ entries() }
+
+struct Block {
+    // The first key, and where it lies in memory.
+    key: u32,
+    place: u32,
+}
+
+// That of an entry, by its word.
+fn block_at(entry: u32) -> Block {
+    return Block((lists[entry] & ~PARTIAL) * ${block}u, lists[entry + 1u] * ${block}u);
+}
 
 struct Tile {
     batch: u32,

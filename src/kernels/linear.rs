@@ -121,7 +121,7 @@ impl LinearArgs<'_, Layout> {
 
 /// Rows up to which the kernel that streams the weights is used. A GPU is short of memory bandwidth until the
 /// weights have been read a few times over; a processor is short of arithmetic, which tiles share better.
-fn streamed_rows(caps: &Capabilities) -> usize {
+pub(crate) fn streamed_rows(caps: &Capabilities) -> usize {
     match caps.class {
         DeviceClass::Software => 16,
         _ => 32,

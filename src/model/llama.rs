@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::capabilities::{Capabilities, DeviceClass, MatrixTier};
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -9,7 +10,9 @@ use crate::kernels::attention::{Attention, AttentionArgs, AttentionPlan, Blocks,
 use crate::kernels::elementwise::Activation;
 use crate::kernels::embedding;
 use crate::kernels::gemm::Residual;
-use crate::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
+use crate::kernels::linear::{
+    GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm, streamed_rows,
+};
 use crate::kernels::norm::{Norm, NormArgs};
 use crate::kernels::rope::{FusedQkv, FusedQkvArgs, RopeOut, RopeTable};
 use crate::kernels::sparse::SparseLayout;
@@ -24,8 +27,14 @@ use crate::recipe::Launch;
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
-/// Prompt tokens that go through the model at a time: bounds the memory of the intermediate results.
-const CHUNK: usize = 256;
+/// Prompt tokens that go through the model at a time: bounds the memory of the intermediate results. A graphics card
+/// has work for all its processors only with more than a processor needs.
+fn chunk(caps: &Capabilities) -> usize {
+    match caps.class {
+        DeviceClass::Software => 256,
+        _ => 1024,
+    }
+}
 
 /// Element types of a model on the device, and how its layers attend.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,8 +43,21 @@ pub struct LlamaOptions {
     pub weights: Option<DType>,
     /// Of the KV cache; `None` for the weights' own type.
     pub kv: Option<DType>,
+    /// Of what products and attention of a prompt take: f32, f16 or bf16. `None`: f16 where weights and cache are f16
+    /// and the device multiplies these by its matrix units, else f32. Rounding x in w x adds an error as large as that of
+    /// rounding w, and independent of it: sqrt 2 times the error in all. The residual stream is f32, and tokens one
+    /// by one are f32 all through.
+    pub activations: Option<DType>,
     /// Each layer's attention in place of the file's; empty for the file's own.
     pub attention: Vec<LayerAttention>,
+}
+
+/// The type that prompts take where [`LlamaOptions::activations`] says nothing.
+fn usual_activations(caps: &Capabilities, weights: DType, kv: DType) -> DType {
+    match caps.matrix_tier() {
+        MatrixTier::Cooperative if [weights, kv] == [DType::F16; 2] => DType::F16,
+        _ => DType::F32,
+    }
 }
 
 struct Layer {
@@ -47,7 +69,7 @@ struct Layer {
     down: Tensor,
 }
 
-/// A model on the device. Activations are f32; weights are what [`LlamaOptions`] says.
+/// A model on the device, in the types that [`LlamaOptions`] says.
 #[derive(Clone)]
 pub struct Llama {
     inner: Arc<Model>,
@@ -56,11 +78,18 @@ pub struct Llama {
 struct Model {
     ctx: Context,
     config: LlamaConfig,
-    kv: DType,
+    types: Types,
     embedding: Tensor,
     layers: Vec<Layer>,
     norm: Tensor,
     head: Tensor,
+}
+
+/// Element types of what is not weights.
+#[derive(Clone, Copy)]
+struct Types {
+    kv: DType,
+    activations: DType,
 }
 
 impl Llama {
@@ -108,10 +137,16 @@ impl Llama {
         };
         ctx.flush()?;
         let kv = options.kv.unwrap_or(embedding.dtype());
+        let usual = usual_activations(ctx.capabilities(), embedding.dtype(), kv);
+        let activations = options.activations.unwrap_or(usual);
+        if !activations.is_float() {
+            let allowed = "f32, f16 or bf16";
+            return Err(Error::argument("activations", activations, allowed));
+        }
         Self::assemble(
             ctx,
             config,
-            kv,
+            Types { kv, activations },
             Parts {
                 embedding,
                 layers,
@@ -151,10 +186,14 @@ impl Llama {
         } else {
             matrix(config.vocab_size, hidden)?
         };
+        let types = Types {
+            kv: dtype,
+            activations: usual_activations(ctx.capabilities(), dtype, dtype),
+        };
         Self::assemble(
             ctx,
             config,
-            dtype,
+            types,
             Parts {
                 embedding,
                 layers,
@@ -164,7 +203,7 @@ impl Llama {
         )
     }
 
-    fn assemble(ctx: &Context, config: LlamaConfig, kv: DType, parts: Parts) -> Result<Self> {
+    fn assemble(ctx: &Context, config: LlamaConfig, types: Types, parts: Parts) -> Result<Self> {
         config.check_attention()?;
         let Parts {
             embedding,
@@ -175,7 +214,7 @@ impl Llama {
         let inner = Model {
             ctx: ctx.clone(),
             config,
-            kv,
+            types,
             embedding,
             layers,
             norm,
@@ -251,12 +290,33 @@ pub struct Session {
 struct Work {
     ids: Tensor,
     hidden: Tensor,
-    normed: Tensor,
     qkv: Tensor,
+    logits: Tensor,
+    /// Of many tokens.
+    prompt: Operands,
+    /// Of as many as the kernels for few take.
+    few: Operands,
+}
+
+/// What products and attention take and give, rows of tokens.
+struct Operands {
+    normed: Tensor,
     q: Tensor,
     attended: Tensor,
     gated: Tensor,
-    logits: Tensor,
+}
+
+impl Operands {
+    fn new(ctx: &Context, c: &LlamaConfig, dtype: DType, rows: usize) -> Result<Self> {
+        let made = |cols: usize| Tensor::empty(ctx, dtype, [rows, cols]);
+        let heads = c.heads * c.head_dim;
+        Ok(Self {
+            normed: made(c.hidden_size)?,
+            q: made(heads)?,
+            attended: made(heads)?,
+            gated: made(c.intermediate_size)?,
+        })
+    }
 }
 
 impl Session {
@@ -273,20 +333,20 @@ impl Session {
             ));
         }
         let ctx = model.context().clone();
-        let rows = CHUNK.min(capacity);
-        let (q_width, kv_width) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let f32s = |cols: usize| Tensor::empty(&ctx, DType::F32, [rows, cols]);
+        let chunk = chunk(ctx.capabilities());
+        let rows = chunk.min(capacity);
+        let few = rows.min(streamed_rows(ctx.capabilities()));
+        let f32s = |rows: usize, cols: usize| Tensor::empty(&ctx, DType::F32, [rows, cols]);
+        let Types { kv, activations } = model.inner.types;
         let work = Work {
             ids: Tensor::empty(&ctx, DType::U32, [rows])?,
-            hidden: f32s(c.hidden_size)?,
-            normed: f32s(c.hidden_size)?,
-            qkv: f32s(q_width + 2 * kv_width)?,
-            q: f32s(q_width)?,
-            attended: f32s(q_width)?,
-            gated: f32s(c.intermediate_size)?,
-            logits: Tensor::empty(&ctx, DType::F32, [1, c.vocab_size])?,
+            hidden: f32s(rows, c.hidden_size)?,
+            qkv: f32s(rows, (c.heads + 2 * c.kv_heads) * c.head_dim)?,
+            logits: f32s(1, c.vocab_size)?,
+            prompt: Operands::new(&ctx, &c, activations, rows)?,
+            few: Operands::new(&ctx, &c, DType::F32, few)?,
         };
-        let cache = KvCache::new(&ctx, &c, capacity, model.inner.kv, CHUNK)?;
+        let cache = KvCache::new(&ctx, &c, capacity, kv, chunk)?;
         let rope = RopeTable::new(&ctx, &c.rope, c.head_dim, capacity)?;
         Ok(Self {
             model,
@@ -304,6 +364,11 @@ impl Session {
     /// The KV cache: how much is in it, and how much it holds.
     pub fn cache(&self) -> &KvCache {
         &self.cache
+    }
+
+    /// The most tokens of one pass.
+    pub fn chunk(&self) -> usize {
+        self.work.ids.len()
     }
 
     /// Forgets all tokens from `len` on; errors as [`KvCache::truncate`].
@@ -334,10 +399,11 @@ impl Session {
         let vocab = self.model.config().vocab_size;
         let ctx = self.model.context().clone();
         let all = Tensor::empty(&ctx, DType::F32, [tokens.len(), vocab])?;
-        for (i, chunk) in tokens.chunks(CHUNK).enumerate() {
+        let most = self.chunk();
+        for (i, chunk) in tokens.chunks(most).enumerate() {
             let ids = self.work.ids.rows(0..chunk.len())?;
             ids.write(chunk)?;
-            let rows = all.rows(i * CHUNK..i * CHUNK + chunk.len())?;
+            let rows = all.rows(i * most..i * most + chunk.len())?;
             ctx.record(|pass| self.forward(pass, &ids, Some((Logits::All, &rows))))?;
             self.cache.advance(chunk.len());
         }
@@ -345,7 +411,7 @@ impl Session {
     }
 
     /// Records the pass of the token ids `ids` (u32, on the device) after the tokens in the cache, without counting
-    /// them in: [`feed`](Self::feed) does both. The hot loop of decoding; at most as many tokens as a chunk, 256.
+    /// them in: [`feed`](Self::feed) does both. The hot loop of decoding; at most [`chunk`](Self::chunk) tokens.
     pub fn forward(
         &self,
         pass: &mut Pass<'_>,
@@ -355,15 +421,18 @@ impl Session {
         let (model, c, n) = (&*self.model.inner, self.model.config(), ids.len());
         self.cache.require_room(n)?;
         let (start, end) = (self.cache.len(), self.cache.len() + n);
+        let caps = pass.capabilities();
+        let fused = fuses_norm(caps, n);
         let part = |t: &Tensor| t.rows(0..n);
         let w = &self.work;
-        let (hidden, normed, qkv) = (part(&w.hidden)?, part(&w.normed)?, part(&w.qkv)?);
-        let (q, attended, gated) = (part(&w.q)?, part(&w.attended)?, part(&w.gated)?);
+        let operands = if fused { &w.few } else { &w.prompt };
+        let (hidden, qkv) = (part(&w.hidden)?, part(&w.qkv)?);
+        let (normed, q) = (part(&operands.normed)?, part(&operands.q)?);
+        let (attended, gated) = (part(&operands.attended)?, part(&operands.gated)?);
         // [1, heads, tokens, head_dim], as attention takes them.
         let heads = |t: &Tensor| t.reshape([1, n, c.heads, c.head_dim])?.transpose(1, 2);
         let (q_heads, out_heads) = (heads(&q)?, heads(&attended)?);
         let q_rows = q.split_heads(c.heads)?;
-        let caps = pass.capabilities();
         let linear = Linear {
             activation: Activation::None,
         };
@@ -371,7 +440,6 @@ impl Session {
             activation: Activation::Silu,
         };
         // All layers have the same layouts: each product is planned once a step and launched for every layer.
-        let fused = fuses_norm(caps, n);
         let eps = c.norm_eps;
         // In a dispatch of its own for many rows; for few it is fused into the product after it.
         let norm = Norm::rms(eps);
@@ -529,8 +597,9 @@ impl Decode for Session {
     fn feed_then(&mut self, tokens: &[u32], then: &Then<'_>) -> Result<&Tensor> {
         self.check(tokens)?;
         let ctx = self.model.context().clone();
-        let last = tokens.len().div_ceil(CHUNK) - 1;
-        for (i, chunk) in tokens.chunks(CHUNK).enumerate() {
+        let most = self.chunk();
+        let last = tokens.len().div_ceil(most) - 1;
+        for (i, chunk) in tokens.chunks(most).enumerate() {
             let ids = self.work.ids.rows(0..chunk.len())?;
             ids.write(chunk)?;
             ctx.record(|pass| {

@@ -138,8 +138,7 @@ pub const BENCHES: &[Bench] = &[
     Bench {
         name: "sparse_attention",
         rows: sparse_attention::rows,
-        // Tilings are those of attention.
-        sweep: sparse_attention::rows,
+        sweep: sparse_attention::sweep,
     },
     Bench {
         name: "model",

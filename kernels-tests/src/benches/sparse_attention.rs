@@ -1,7 +1,9 @@
 //! Attention over listed blocks beside the dense kernel: speed-up by density at one length, and a long context.
 
 use flashwave::DType::F16;
-use flashwave::kernels::attention::{Attention, AttentionArgs, Blocks, Mask};
+use flashwave::kernels::attention::{
+    Attention, AttentionArgs, Blocks, CooperativeTuning, Mask, Tuning,
+};
 use flashwave::kernels::ceilings::Probe;
 use flashwave::kernels::sparse::{Pattern, SparseLayout};
 use flashwave::{Capabilities, Context, Result, Tensor};
@@ -46,7 +48,25 @@ fn problems(scale: Scale) -> Vec<Problem> {
 
 /// The rows.
 pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
-    problems(scale).into_iter().map(|p| row(caps, p)).collect()
+    let problems = problems(scale).into_iter();
+    problems.map(|p| row(caps, p, None)).collect()
+}
+
+/// Every tiling on matrix units.
+pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
+    let default = Tuning::new(caps, DIM, DIM);
+    let mut rows = Vec::new();
+    for p in problems(scale) {
+        for cooperative in CooperativeTuning::candidates(caps, DIM, DIM) {
+            let cooperative = Some(cooperative);
+            let tuning = Tuning {
+                cooperative,
+                ..default
+            };
+            rows.push(row(caps, p, Some(tuning)));
+        }
+    }
+    rows
 }
 
 /// As `torch_baseline.py` names the dense one.
@@ -61,7 +81,7 @@ fn layout(length: usize, s2: (usize, usize, usize)) -> Option<(Pattern, SparseLa
     Some((pattern.clone(), layout.pattern(&pattern).ok()?))
 }
 
-fn row(caps: &Capabilities, p: Problem) -> Row {
+fn row(caps: &Capabilities, p: Problem, tuning: Option<Tuning>) -> Row {
     let made = p.s2.and_then(|s2| layout(p.length, s2));
     let dense = (HEADS * p.length * p.length) as f64 / 2.0;
     let (work, pairs) = match &made {
@@ -87,7 +107,11 @@ fn row(caps: &Capabilities, p: Problem) -> Row {
         x: 1.0 / layout.density(),
         y: Measure::SpeedUp(dense_work(p.length)),
     });
-    let prepare = move |ctx: &Context| prepare(ctx, p.length, sparse.clone());
+    let mut op = Attention::new(Mask::Causal);
+    if let Some(tuning) = tuning {
+        op = op.tuning(tuning);
+    }
+    let prepare = move |ctx: &Context| prepare(ctx, op, p.length, sparse.clone());
     let mut row = Row::compute(
         "sparse_attention",
         work,
@@ -99,11 +123,15 @@ fn row(caps: &Capabilities, p: Problem) -> Row {
     row
 }
 
-fn prepare(ctx: &Context, length: usize, layout: Option<SparseLayout>) -> Result<Prepared> {
+fn prepare(
+    ctx: &Context,
+    op: Attention,
+    length: usize,
+    layout: Option<SparseLayout>,
+) -> Result<Prepared> {
     let shape = [1, HEADS, length, DIM];
     let [q, k, v] = [0, 1, 2].map(|seed| random(ctx, F16, shape, seed));
     let (q, k, v, out) = (q?, k?, v?, Tensor::empty(ctx, F16, shape)?);
-    let op = Attention::new(Mask::Causal);
     let args = AttentionArgs {
         sparse: layout.as_ref().map(Blocks::Listed),
         ..AttentionArgs::new(&q, &k, &v, &out)

@@ -37,7 +37,8 @@ impl Problem<'_> {
             .with("COOP", tuning.units.name())
             .with("SUBS", tuning.subgroups)
             .with("RQ", tuning.rows)
-            .with("BK", tuning.keys);
+            .with("BK", tuning.keys)
+            .with("LOADS", tuning.loads.name());
         let queries = (tuning.subgroups * tuning.rows) as usize;
         let grid = match &self.listed {
             // Heads first: long rows of tiles of all heads run before short ones.

@@ -297,9 +297,7 @@ impl Attention {
         layouts: AttentionLayouts<'_>,
     ) -> Result<AttentionPlan> {
         let problem = Problem::new(self, &layouts)?;
-        let tuning = self
-            .tuning
-            .unwrap_or_else(|| Tuning::new(caps, problem.head_dim, problem.v_dim));
+        let tuning = self.tuning.unwrap_or_else(|| problem.usual_tuning(caps));
         // The decode kernel binds one tensor more.
         if problem.q_len <= tuning.decode_queries && problem.bindings() < most_bindings(caps) {
             return problem.decode(caps, &tuning.decode);

@@ -4,7 +4,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::blocks::{Blocks, Listed, Sizes};
 use super::cached::Caches;
-use super::{Attention, AttentionLayouts, Band, MAX_HEAD_DIM, MAX_VALUE_DIM, Mask};
+use super::{Attention, AttentionLayouts, Band, MAX_HEAD_DIM, MAX_VALUE_DIM, Mask, Tuning};
+use crate::capabilities::Capabilities;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
@@ -256,6 +257,16 @@ impl<'a> Problem<'a> {
             format!("the {}th tensor of {}", most + 1, all.join(", ")),
             format!("at most {most} tensors in one call on this device"),
         ))
+    }
+
+    /// The device's defaults for the call.
+    pub(super) fn usual_tuning(&self, caps: &Capabilities) -> Tuning {
+        let mut tuning = Tuning::new(caps, self.head_dim, self.v_dim);
+        if let (Some(listed), Some(cooperative)) = (&self.listed, &mut tuning.cooperative) {
+            let block = listed.layout.block() as u32;
+            *cooperative = cooperative.listed(caps, [self.head_dim, self.v_dim], block);
+        }
+        tuning
     }
 
     /// Whether scores are bent.

@@ -19,13 +19,22 @@ pub struct PrefillTuning {
     pub value_keys: u32,
 }
 
-/// When the decode kernel asks for keys.
+/// When a kernel asks for keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Loads {
-    /// With the values, when they are needed.
+    /// When they are needed.
     Together,
-    /// A step ahead.
+    /// A step ahead: of decode's kernel the keys, of that for matrix units both.
     Ahead,
+}
+
+impl Loads {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Together => "together",
+            Self::Ahead => "ahead",
+        }
+    }
 }
 
 /// Sizes of the decode kernel.
@@ -102,6 +111,8 @@ pub struct CooperativeTuning {
     pub rows: u32,
     /// Keys of a tile: a power of two from 16 on.
     pub keys: u32,
+    /// When a tile is asked for.
+    pub loads: Loads,
 }
 
 /// All sizes that do not change the result; [`Tuning::new`] has a device's defaults.
@@ -234,6 +245,7 @@ impl CooperativeTuning {
         subgroups: 1,
         rows: 16,
         keys: 32,
+        loads: Loads::Together,
     };
 
     /// Bytes of workgroup memory: a tile of K and one of V, channels padded to 32.
@@ -254,6 +266,7 @@ impl CooperativeTuning {
             subgroups,
             rows,
             keys,
+            loads: Loads::Together,
         };
         let fits = tuning.check(caps, head_dim, v_dim).is_ok();
         fits.then_some(tuning)
@@ -266,21 +279,50 @@ impl CooperativeTuning {
         };
         let mut found = vec![default];
         for (rows, subgroups) in [(32, 4), (16, 8), (16, 4), (32, 8)] {
+            // Else the output alone takes all registers.
+            if rows as usize * v_dim.next_multiple_of(32) > 32 * 128 {
+                continue;
+            }
             for keys in [32, 64] {
-                let tuning = Self {
-                    subgroups,
-                    rows,
-                    keys,
-                    ..default
-                };
-                // Else the output alone takes all registers.
-                let held = rows as usize * v_dim.next_multiple_of(32) <= 32 * 128;
-                if held && !found.contains(&tuning) && tuning.check(caps, head_dim, v_dim).is_ok() {
-                    found.push(tuning);
+                for loads in [Loads::Together, Loads::Ahead] {
+                    let tuning = Self {
+                        subgroups,
+                        rows,
+                        keys,
+                        loads,
+                        ..default
+                    };
+                    if !found.contains(&tuning) && tuning.check(caps, head_dim, v_dim).is_ok() {
+                        found.push(tuning);
+                    }
                 }
             }
         }
         found
+    }
+
+    /// The default for listed blocks of so many queries and keys, of the default for all: measured as
+    /// shaders/attention/flash.wgsl tells.
+    pub(super) fn listed(
+        self,
+        caps: &Capabilities,
+        [head_dim, v_dim]: [usize; 2],
+        block: u32,
+    ) -> Self {
+        let (rows, subgroups, keys, loads) = match (head_dim.max(v_dim), block) {
+            (97..129, 128) => (16, 8, 64, Loads::Ahead),
+            (97..129, 64) => (32, 2, 16, Loads::Together),
+            _ => return self,
+        };
+        let tuning = Self {
+            subgroups,
+            rows,
+            keys,
+            loads,
+            ..self
+        };
+        let fits = tuning.check(caps, head_dim, v_dim).is_ok();
+        if fits { tuning } else { self }
     }
 
     /// With tiles that a block of so many queries and keys is made of.

@@ -1,5 +1,7 @@
 //! Lists of blocks, one a line, in one array; the other way round; and as the words that kernels read.
 
+use std::cmp::Reverse;
+
 /// The bit of an entry whose block has pairs that are hidden.
 pub const PARTIAL: u32 = 1 << 31;
 
@@ -93,12 +95,18 @@ impl Lists {
         }
     }
 
-    /// All lines, the longest list first.
-    fn order(&self) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.offsets.len() as u32 - 1).collect();
-        let length = |line: u32| self.offsets[line as usize + 1] - self.offsets[line as usize];
-        order.sort_by_key(|&line| std::cmp::Reverse(length(line)));
-        order
+    /// All lines in the order in which kernels take them: head by head, so that what neighbouring lines read stays in a
+    /// cache; the longest list first, so that short ones are left to the end.
+    fn order(&self) -> Vec<usize> {
+        let length = |line: usize| Reverse(self.line(line).len());
+        let mut heads: Vec<Vec<usize>> = (0..self.heads())
+            .map(|head| (head * self.lines..(head + 1) * self.lines).collect())
+            .collect();
+        for lines in &mut heads {
+            lines.sort_by_key(|&line| length(line));
+        }
+        heads.sort_by_key(|lines| length(lines[0]));
+        heads.concat()
     }
 
     /// Words before the entries.
@@ -121,7 +129,7 @@ impl Lists {
             self.header_words() as u32,
         ]);
         words.extend(&self.offsets);
-        words.extend(self.order());
+        words.extend(self.order().iter().map(|&line| line as u32));
         for line in 0..self.offsets.len() - 1 {
             let head = line / self.lines;
             for &word in self.line(line) {
@@ -162,7 +170,8 @@ mod tests {
         let expected = [
             &[2, 2, -5i32 as u32, 13][..],
             &[0, 2, 2, 3, 6],
-            &[3, 0, 2, 1],
+            // The second head has the longest list.
+            &[3, 2, 0, 1],
             &[0, 0, 2 | PARTIAL, 2],
             &[1, 11],
             &[0, 10, 1, 11, 2, 12],

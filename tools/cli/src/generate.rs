@@ -54,6 +54,10 @@ pub struct Generate {
     /// Element type of the KV cache: f32, f16, bf16; for models with attention.
     #[arg(long, value_parser = dtype)]
     kv_dtype: Option<DType>,
+    /// Element type of what a prompt's products and attention take: f32, f16, bf16; f16 where weights, cache and the
+    /// device's matrix units are, else f32. Of Llamas.
+    #[arg(long, value_parser = dtype)]
+    activations: Option<DType>,
     /// Go on after the model's end-of-text token.
     #[arg(long)]
     ignore_eos: bool,
@@ -147,6 +151,7 @@ impl Generate {
         let options = LlamaOptions {
             weights: self.dtype,
             kv: self.kv_dtype,
+            activations: self.activations,
             ..LlamaOptions::default()
         };
         let bar = if std::io::stderr().is_terminal() {

@@ -3,7 +3,8 @@
 //
 // Tensors and splits as for decode.wgsl. A workgroup handles a tile of rows (queries of the heads that share a key head) of
 // one sequence and one split of its keys. Each of its SUBS subgroups walks over the keys by itself, BK a step, with an online
-// softmax of its own, and they are merged at the end: nothing but the end passes through workgroup memory.
+// softmax of its own, and they are merged at the end: nothing but the end passes through workgroup memory. Keys are loaded a
+// step ahead; with AHEAD both, values and scales too.
 //
 // Rows are the 16 rows of a product's left operand (lib/fragments.wgsl), keys and channels the right one, made of what
 // 16-byte loads of the cache bring. Products do not mind in which order channels or keys are summed up:
@@ -34,12 +35,15 @@
 #set KT = (D + 63) // 64
 #set VG = (DV + VVEC * 8 - 1) // (VVEC * 8)
 #set DV4 = (DV + 3) // 4
-#set K_ROW = (D + 15) // 16 * 16
-#set V_ROW = (DV + 15) // 16 * 16
+<# Loads of a row of keys, and of values. #>
+#set K_ROW = (D + 15) // 16
+#set V_ROW = (DV + 15) // 16 * 16 // VVEC
 #set KSW = ((D + KB - 1) // KB + 3) // 4 if KB else 1
 #set VSW = ((DV + VB - 1) // VB + 3) // 4 if VB else 1
 <# Whether 16 neighbouring tokens lie together. #>
 #set TOGETHER = PAGE in ["none", "whole"] or PAGE % 16 == 0
+<# Whether the scales of four of them are 16 bytes of memory. #>
+#set QUADS = TOGETHER and ALIGNED == 1
 #set LIFT = 6 if K == "f8e4m3" else 14
 #if COOP == "elements"
 enable f16;
@@ -85,6 +89,11 @@ fn largest_byte(w: u32) -> u32 {
 fn share_of(word: u32, block: u32, most: u32) -> f32 {
     return bitcast<f32>((max(127u + ((word >> (block % 4u * 8u)) & 0xffu), most) - most) << 23u);
 }
+#endif
+
+#if PARTS == 2
+// As many bits as f16 has. (Compilers take unpack2x16float(pack2x16float(x)) for x.)
+fn first_bits(x: vec2<f32>) -> vec2<f32> { return bitcast<vec2<f32>>(bitcast<vec2<u32>>(x) & vec2<u32>(0xffffe000u)); }
 #endif
 
 // The tokens that some row sees: those from `first` on, and the first `sinks`. Both are multiples of 16, so that 16 visited
@@ -154,6 +163,17 @@ fn merged(row: u32, head: u32, split: u32) -> vec2<f32> {
 ${unit}${"." ~ "xyzw"[w] if vec > 4 else ""}
 #endmacro
 
+<# Two numbers as halves: with PARTS 2 their first bits, then the rest. #>
+#macro half(part, x)
+#if PARTS == 1
+pack2x16float(${x})
+#elif part == 0
+pack2x16float(first_bits(${x}))
+#else
+pack2x16float(${x} - first_bits(${x}))
+#endif
+#endmacro
+
 <# Of a row's exponents the word that has a block's. #>
 #macro pick(name, words, block)
 #if words == 1
@@ -165,15 +185,20 @@ vec4<u32>(${name}_0, ${name}_1, ${name}_2, ${name}_${words - 1})[${block} / 4u]
 #endif
 #endmacro
 
+<# Of 4 t + quad, or 8 g + line, what a row has: past its end the last again, which meets zeros or is not stored. #>
+#macro within(first, at, count, all)
+${first ~ "u + " ~ at if first + count <= all else "min(" ~ first ~ "u + " ~ at ~ ", " ~ (all - 1) ~ "u)"}
+#endmacro
+
 <# This invocation's keys of the step from x on, two for each of J matrices. #>
-#macro load_keys(x, how)
+#macro load_keys(x)
 #for j in range(J)
 {
     let tokens = sixteen(position(${x} + ${j * 16}u, all), batch, kv_head);
     #for h in range(2)
     let row_${h} = row_of(tokens, line / 2u * 4u + line % 2u + ${2 * h}u, batch, kv_head);
     #for t in range(KT)
-    k_${j}_${h}_${t} = raw_k(row_${h} * p.k_row + min(${t * 64}u + quad * 16u, ${K_ROW - 16}u));
+    k_${j}_${h}_${t} = k[row_${h} * ${K_ROW}u + ${within(t * 4, "quad", 4, K_ROW)}];
     #endfor
     #if KS == "block"
     #for i in range(KSW)
@@ -183,6 +208,49 @@ vec4<u32>(${name}_0, ${name}_1, ${name}_2, ${name}_${words - 1})[${block} / 4u]
     #endfor
 }
 #endfor
+#endmacro
+
+<# Its four keys' values and scales. #>
+#macro load_values(x)
+#for j in range(J)
+{
+    let tokens = sixteen(position(${x} + ${j * 16}u, all), batch, kv_head);
+    #for i in range(4)
+    let row_${i} = row_of(tokens, quad * 4u + ${i}u, batch, kv_head);
+    #for g in range(VG)
+    v_${j}_${i}_${g} = v[row_${i} * ${V_ROW}u + ${within(g * 8, "line", 8, V_ROW)}];
+    #endfor
+    #endfor
+    #for side, scaling, words in [["k", KS, KSW], ["v", VS, VSW]]
+    #if scaling == "row" and QUADS
+    ${side}_scale_${j} = bitcast<vec4<f32>>(${vector(side, "(p." ~ side ~ "_scales + tokens.row) / 4u + min(quad, tokens.more / 4u)")});
+    #elif scaling == "row"
+    ${side}_scale_${j} = bitcast<vec4<f32>>(vec4<u32>(
+        #for i in range(4)
+        word_${side}(p.${side}_scales + row_${i}),
+        #endfor
+    ));
+    #elif scaling == "block"
+    #for i in range(4)
+    #for e in range(words)
+    ${side}_word_${j}_${i}_${e} = word_${side}(p.${side}_scales + row_${i} * ${words}u + ${e}u);
+    #endfor
+    #endfor
+    #endif
+    #endfor
+}
+#endfor
+#endmacro
+
+<# Four words by the number of a group of four. #>
+#macro vector(side, at)
+#if side == "k" or VVEC == 16
+${side}[${at}]
+#elif VVEC == 8
+vec4<u32>(${side}[(${at}) * 2u], ${side}[(${at}) * 2u + 1u])
+#else
+vec4<u32>(${side}[(${at}) * 4u], ${side}[(${at}) * 4u + 1u], ${side}[(${at}) * 4u + 2u], ${side}[(${at}) * 4u + 3u])
+#endif
 #endmacro
 
 @compute @workgroup_size(${WG})
@@ -250,13 +318,13 @@ fn main(
     #for r in range(ROWS)
     #for side in ["xz", "yw"]
     let x_${r}_${t}_${w}_${side} = q_${r}_${t}_${w}.${side} * lift_${r};
-    let q_${r}_${t}_${w}_${side} = pack2x16float(x_${r}_${t}_${w}_${side});
     #endfor
     #endfor
     let queries_${t}_${w} = matrix_a(vec4<u32>(
-        q_0_${t}_${w}_xz, q_0_${t}_${w}_yw,
+        #for part in range(2)
         #for side in ["xz", "yw"]
-        ${"q_1_" ~ t ~ "_" ~ w ~ "_" ~ side if PARTS == 1 else "pack2x16float(x_0_" ~ t ~ "_" ~ w ~ "_" ~ side ~ " - unpack2x16float(q_0_" ~ t ~ "_" ~ w ~ "_" ~ side ~ "))"},
+        ${half(part, "x_" ~ (0 if PARTS == 2 else part) ~ "_" ~ t ~ "_" ~ w ~ "_" ~ side)},
+        #endfor
         #endfor
     ));
     #endfor
@@ -278,34 +346,32 @@ fn main(
     #endfor
     #endif
     #endfor
+    #for i in range(4)
+    #for g in range(VG)
+    var v_${j}_${i}_${g}: ${"vec4<u32>" if VVEC == 16 else "vec2<u32>" if VVEC == 8 else "u32"};
     #endfor
-    #if AHEAD == 1
+    #endfor
+    #for side, scaling, words in [["k", KS, KSW], ["v", VS, VSW]]
+    #if scaling != "none"
+    var ${side}_scale_${j}: vec4<f32>;
+    #endif
+    #if scaling == "block"
+    #for i in range(4)
+    #for e in range(words)
+    var ${side}_word_${j}_${i}_${e}: u32;
+    #endfor
+    #endfor
+    #endif
+    #endfor
+    #endfor
     ${ load_keys("begin + subgroup * " ~ BK ~ "u") }
+    #if AHEAD == "both"
+    ${ load_values("begin + subgroup * " ~ BK ~ "u") }
     #endif
     for (var x0 = begin + subgroup * ${BK}u; x0 < end; x0 += ${STEP}u) {
-        #if AHEAD == 0
-        ${ load_keys("x0") }
+        #if AHEAD == "keys"
+        ${ load_values("x0") }
         #endif
-        #for j in range(J)
-        let key_${j} = position(x0 + ${j * 16}u, all);
-        let tokens_${j} = sixteen(key_${j}, batch, kv_head);
-        #for i in range(4)
-        let at_${j}_${i} = row_of(tokens_${j}, quad * 4u + ${i}u, batch, kv_head);
-        #for g in range(VG)
-        let v_${j}_${i}_${g} = raw_v(at_${j}_${i} * p.v_row + min(${g * VVEC * 8}u + line * ${VVEC}u, ${V_ROW - VVEC}u));
-        #endfor
-        #for side, scaling, words in [["k", KS, KSW], ["v", VS, VSW]]
-        #if scaling == "row"
-        let ${side}_scale_${j}_${i} = bitcast<f32>(word_${side}(p.${side}_scales + at_${j}_${i}));
-        #elif scaling == "block"
-        #for e in range(words)
-        let ${side}_word_${j}_${i}_${e} = word_${side}(p.${side}_scales + at_${j}_${i} * ${words}u + ${e}u);
-        #endfor
-        #endif
-        #endfor
-        #endfor
-        #endfor
-
         #for j in range(J)
         var s_${j}: Accumulator;
         #if KS == "block"
@@ -319,7 +385,7 @@ fn main(
         #for t in range(KT)
         #if KS == "block"
         #for h in range(2)
-        let block_${j}_${h}_${t} = min(${t * 64}u + quad * 16u, ${K_ROW - 16}u) / ${KB}u;
+        let block_${j}_${h}_${t} = (${within(t * 4, "quad", 4, K_ROW)}) * 16u / ${KB}u;
         let share_${j}_${h}_${t} = share_of(
             ${pick("e_" ~ j ~ "_" ~ h, KSW, "block_" ~ j ~ "_" ~ h ~ "_" ~ t)},
             block_${j}_${h}_${t}, most_${j}_${h});
@@ -338,12 +404,12 @@ fn main(
         #endfor
         #endfor
         #endfor
-        #if AHEAD == 1
         ${ load_keys("x0 + " ~ STEP ~ "u") }
-        #endif
 
         // Scores of four neighbouring keys at a time.
         #for j in range(J)
+        let key_${j} = position(x0 + ${j * 16}u, all) + quad * 4u;
+        let closed_${j} = !open_tile(key_${j} - quad * 4u, 16u, top, bottom);
         #for side, scaling, words in [["k", KS, KSW], ["v", VS, VSW]]
         #if scaling == "block"
         #for i in range(4)
@@ -351,17 +417,21 @@ fn main(
         #for e in range(words)
         ${side}_most_${j}_${i} = max(${side}_most_${j}_${i}, largest_byte(${side}_word_${j}_${i}_${e}));
         #endfor
-        let ${side}_scale_${j}_${i} = bitcast<f32>(${side}_most_${j}_${i} << 23u);
         #endfor
-        #endif
-        #if scaling != "none"
-        let ${side}_scale_${j} = vec4<f32>(${side}_scale_${j}_0, ${side}_scale_${j}_1, ${side}_scale_${j}_2, ${side}_scale_${j}_3);
+        ${side}_scale_${j} = bitcast<vec4<f32>>(
+            vec4<u32>(${side}_most_${j}_0, ${side}_most_${j}_1, ${side}_most_${j}_2, ${side}_most_${j}_3) << vec4<u32>(23u));
         #endif
         #endfor
         #if VS != "none"
+        #if VS == "row" and QUADS
+        // Past the last key anything may stand.
+        if closed_${j} {
+            let past = vec4<u32>(key_${j}) + vec4<u32>(0u, 1u, 2u, 3u) >= vec4<u32>(kv_length);
+            v_scale_${j} = select(v_scale_${j}, vec4<f32>(1.0), past);
+        }
+        #endif
         let weight_${j} = log2(v_scale_${j});
         #endif
-        let closed_${j} = !open_tile(key_${j}, 16u, top, bottom);
         #endfor
         #for r in range(ROWS)
         var most_${r} = HIDDEN;
@@ -374,8 +444,8 @@ fn main(
         #if KS != "none"
         x_${r}_${j} *= k_scale_${j};
         #endif
-        x_${r}_${j} = open_scores(x_${r}_${j}, batch, head_${r}, query_${r}, key_${j} + quad * 4u, seen_${r}.at);
-        if closed_${j} { x_${r}_${j} = hide(x_${r}_${j}, key_${j} + quad * 4u, seen_${r}); }
+        x_${r}_${j} = open_scores(x_${r}_${j}, batch, head_${r}, query_${r}, key_${j}, seen_${r}.at);
+        if closed_${j} { x_${r}_${j} = hide(x_${r}_${j}, key_${j}, seen_${r}); }
         most_${r} = max(most_${r}, largest(x_${r}_${j}${" + weight_" ~ j if VS != "none" else ""}));
         #endfor
         #endfor
@@ -404,13 +474,12 @@ fn main(
         let p_${r}_${j} = exp2(x_${r}_${j} - m_${r});
         l_${r} += sum_of(p_${r}_${j});
         let w_${r}_${j} = p_${r}_${j}${" * v_scale_" ~ j if VS != "none" else ""};
-        let w_${r}_${j}_xy = pack2x16float(w_${r}_${j}.xy);
-        let w_${r}_${j}_zw = pack2x16float(w_${r}_${j}.zw);
         #endfor
         let weights_${j} = matrix_a(vec4<u32>(
-            w_0_${j}_xy, w_0_${j}_zw,
+            #for part in range(2)
             #for side in ["xy", "zw"]
-            ${"w_1_" ~ j ~ "_" ~ side if PARTS == 1 else "pack2x16float(w_0_" ~ j ~ "." ~ side ~ " - unpack2x16float(w_0_" ~ j ~ "_" ~ side ~ "))"},
+            ${half(part, "w_" ~ (0 if PARTS == 2 else part) ~ "_" ~ j ~ "." ~ side)},
+            #endfor
             #endfor
         ));
         #endfor
@@ -418,7 +487,7 @@ fn main(
         #for j in range(J)
         #for g in range(VG)
         #if VS == "block"
-        let v_block_${j}_${g} = min(${g * VVEC * 8}u + line * ${VVEC}u, ${V_ROW - VVEC}u) / ${VB}u;
+        let v_block_${j}_${g} = (${within(g * 8, "line", 8, V_ROW)}) * ${VVEC}u / ${VB}u;
         #for i in range(4)
         let v_share_${j}_${g}_${i} = share_of(
             ${pick("v_word_" ~ j ~ "_" ~ i, VSW, "v_block_" ~ j ~ "_" ~ g)},
@@ -453,6 +522,9 @@ fn main(
         #endfor
         #endfor
         #endfor
+        #if AHEAD == "both"
+        ${ load_values("x0 + " ~ STEP ~ "u") }
+        #endif
     }
 
     #for r in range(ROWS)

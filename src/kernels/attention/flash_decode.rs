@@ -2,7 +2,7 @@
 
 use super::cached::Caches;
 use super::problem::Problem;
-use super::{AttentionPlan, FlashDecodeTuning, Loads};
+use super::{AttentionPlan, FlashDecodeTuning};
 use crate::capabilities::Capabilities;
 use crate::dtype::DType;
 use crate::error::Result;
@@ -45,12 +45,13 @@ impl Problem<'_> {
             .with("PARTS", parts as u32)
             .with("SUBS", tuning.subgroups)
             .with("BK", tuning.keys)
-            .with("AHEAD", u32::from(tuning.loads == Loads::Ahead))
+            .with("AHEAD", tuning.ahead.name())
             .with("KS", caches.keys.scaling.name())
             .with("KB", caches.keys.scaling.block())
             .with("VS", caches.values.scaling.name())
             .with("VB", caches.values.scaling.block())
             .with("PAGE", caches.page)
+            .with("ALIGNED", u32::from(caches.page_size.is_multiple_of(4)))
             .with("ORDER", u32::from(caches.ordered));
         self.in_splits(caps, recipe, [splits, units, self.batch], most)
     }

@@ -45,7 +45,8 @@ pub use mask::{Band, Mask};
 use problem::Problem;
 pub use store::{BlockLayout, BlockTable, ChannelOrder, KvStore, TokenLayout, Tokens, plan_append};
 pub use tuning::{
-    CooperativeTuning, DecodeTuning, FlashDecodeTuning, Loads, MatrixUnits, PrefillTuning, Tuning,
+    Ahead, CooperativeTuning, DecodeTuning, FlashDecodeTuning, Loads, MatrixUnits, PrefillTuning,
+    Tuning,
 };
 
 /// Most channels of a head of q and k: what multi-head latent attention (DeepSeek-V2) takes.

@@ -104,6 +104,15 @@ pub struct CooperativeTuning {
     pub keys: u32,
 }
 
+/// What the decode kernel for matrix units loads a step ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ahead {
+    /// Keys.
+    Keys,
+    /// Keys and values, with their scales.
+    Both,
+}
+
 /// Sizes of the decode kernel for matrix units, which serves caches whose numbers are bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlashDecodeTuning {
@@ -113,8 +122,8 @@ pub struct FlashDecodeTuning {
     pub subgroups: u32,
     /// Keys that a subgroup handles together: 16 or 32.
     pub keys: u32,
-    /// When keys are asked for.
-    pub loads: Loads,
+    /// What is loaded a step ahead.
+    pub ahead: Ahead,
     /// Workgroups that the keys are split for.
     pub workgroups: u32,
     /// Keys of a split, at least.
@@ -422,13 +431,22 @@ impl DecodeTuning {
     }
 }
 
+impl Ahead {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Both => "both",
+        }
+    }
+}
+
 impl FlashDecodeTuning {
     /// For the tests of devices without matrix units.
     pub const EMULATED: Self = Self {
         units: MatrixUnits::Emulated,
         subgroups: 1,
         keys: 16,
-        loads: Loads::Together,
+        ahead: Ahead::Keys,
         workgroups: 8,
         split_keys: 128,
     };
@@ -438,9 +456,9 @@ impl FlashDecodeTuning {
         let tuning = Self {
             units: MatrixUnits::Device,
             subgroups: 4,
-            keys: 16,
-            loads: Loads::Together,
-            workgroups: 528,
+            keys: 32,
+            ahead: Ahead::Keys,
+            workgroups: 264,
             split_keys: 128,
         };
         tuning.check(caps).is_ok().then_some(tuning)
@@ -453,17 +471,17 @@ impl FlashDecodeTuning {
         };
         let mut found = vec![default];
         for subgroups in [2, 4, 8] {
-            for (keys, loads) in [
-                (16, Loads::Together),
-                (16, Loads::Ahead),
-                (32, Loads::Together),
-                (32, Loads::Ahead),
+            for (keys, ahead) in [
+                (16, Ahead::Keys),
+                (16, Ahead::Both),
+                (32, Ahead::Keys),
+                (32, Ahead::Both),
             ] {
-                for workgroups in [264, 528, 1056] {
+                for workgroups in [264, 396, 528] {
                     let tuning = Self {
                         subgroups,
                         keys,
-                        loads,
+                        ahead,
                         workgroups,
                         ..default
                     };

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use flashwave::kernels::attention::KvFormat;
 use flashwave::loader::Weights;
 use flashwave::model::{Llama, LlamaOptions, Sampling};
 use flashwave::reference::llama::Llama as Reference;
@@ -120,7 +121,7 @@ fn teacher_forced_logits_stay_within_the_derived_bound() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let options = LlamaOptions {
                 weights: Some(dtype),
-                kv: Some(dtype),
+                kv: Some(KvFormat::of(dtype).expect("a floating-point type")),
                 ..LlamaOptions::default()
             };
             let model = Llama::load_with(&ctx, &weights, options, &mut |_| ()).expect("loads");

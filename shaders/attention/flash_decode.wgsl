@@ -4,7 +4,7 @@
 // Tensors and splits as for decode.wgsl. A workgroup handles a tile of rows (queries of the heads that share a key head) of
 // one sequence and one split of its keys. Each of its SUBS subgroups walks over the keys by itself, BK a step, with an online
 // softmax of its own, and they are merged at the end: nothing but the end passes through workgroup memory. Keys are loaded a
-// step ahead; with AHEAD both, values and scales too.
+// step ahead.
 //
 // Rows are the 16 rows of a product's left operand (lib/fragments.wgsl), keys and channels the right one, made of what
 // 16-byte loads of the cache bring. Products do not mind in which order channels or keys are summed up:
@@ -22,6 +22,15 @@
 //
 // The maximum that weights are relative to is that of a score times its value's scale, as far as powers of two go: f16 holds their
 // product. It moves only when a weight would pass 2^8 (flash.wgsl).
+//
+// On an H100 (read 3.09 TB/s; 32 heads over 8 of 128 channels, q f16; benches/record/nvidia-h100/2026-11-25-flash-decode.txt),
+// 131072 keys, us, in brackets decode.wgsl: int8 106 (140), E4M3 105 (137), E5M2 100 (124), block8 113 (168); f16 there 188.
+// 8192 keys: int8 17.4 (19.6). Floors by bytes: int8 and block8 90, E4M3 and E5M2 87. The ladder of int8, by SUBS x workgroups:
+//   16 keys a step, all loads together: 4x528 141, 4x264 128; keys a step ahead: 4x264 111, 2x528 113; 32 keys: 125
+//   32 keys, keys ahead: 4x264 104, 2x528 105, 8x264 110, 4x528 110, 2x264 117, 4x1056 121
+//   scales of four keys by one load: E4M3, without scales, and int8 both 105 then; int8 alone had been no slower before
+//   values and scales a step ahead as well: 32 keys 106, 16 keys 114 (111 without): registers cost what latency gains
+// More workgroups than run at a time cost more than a tail: two of 128 invocations a processor, at some 240 registers.
 #import "lib/tensor.wgsl" as t
 #import "lib/kv.wgsl" as kv
 #import "lib/attention.wgsl" as attention
@@ -213,6 +222,23 @@ ${first ~ "u + " ~ at if first + count <= all else "min(" ~ first ~ "u + " ~ at 
 <# Its four keys' values and scales. #>
 #macro load_values(x)
 #for j in range(J)
+#for i in range(4)
+#for g in range(VG)
+var v_${j}_${i}_${g}: ${"vec4<u32>" if VVEC == 16 else "vec2<u32>" if VVEC == 8 else "u32"};
+#endfor
+#endfor
+#for side, scaling, words in [["k", KS, KSW], ["v", VS, VSW]]
+#if scaling != "none"
+var ${side}_scale_${j}: vec4<f32>;
+#endif
+#if scaling == "block"
+#for i in range(4)
+#for e in range(words)
+var ${side}_word_${j}_${i}_${e}: u32;
+#endfor
+#endfor
+#endif
+#endfor
 {
     let tokens = sixteen(position(${x} + ${j * 16}u, all), batch, kv_head);
     #for i in range(4)
@@ -346,32 +372,10 @@ fn main(
     #endfor
     #endif
     #endfor
-    #for i in range(4)
-    #for g in range(VG)
-    var v_${j}_${i}_${g}: ${"vec4<u32>" if VVEC == 16 else "vec2<u32>" if VVEC == 8 else "u32"};
-    #endfor
-    #endfor
-    #for side, scaling, words in [["k", KS, KSW], ["v", VS, VSW]]
-    #if scaling != "none"
-    var ${side}_scale_${j}: vec4<f32>;
-    #endif
-    #if scaling == "block"
-    #for i in range(4)
-    #for e in range(words)
-    var ${side}_word_${j}_${i}_${e}: u32;
-    #endfor
-    #endfor
-    #endif
-    #endfor
     #endfor
     ${ load_keys("begin + subgroup * " ~ BK ~ "u") }
-    #if AHEAD == "both"
-    ${ load_values("begin + subgroup * " ~ BK ~ "u") }
-    #endif
     for (var x0 = begin + subgroup * ${BK}u; x0 < end; x0 += ${STEP}u) {
-        #if AHEAD == "keys"
         ${ load_values("x0") }
-        #endif
         #for j in range(J)
         var s_${j}: Accumulator;
         #if KS == "block"
@@ -522,9 +526,6 @@ fn main(
         #endfor
         #endfor
         #endfor
-        #if AHEAD == "both"
-        ${ load_values("x0 + " ~ STEP ~ "u") }
-        #endif
     }
 
     #for r in range(ROWS)

@@ -3,9 +3,8 @@
 
 use flashwave::DType::{BF16, F16, F32};
 use flashwave::kernels::attention::{
-    Ahead, Attention, AttentionPlan, BlockLayout, BlockTable, CacheArgs, CacheLayouts,
-    ChannelOrder, FlashDecodeTuning, KvFormat, KvLayout, KvStore, Mask, TokenLayout, Tokens,
-    Tuning, plan_append,
+    Attention, AttentionPlan, BlockLayout, BlockTable, CacheArgs, CacheLayouts, ChannelOrder,
+    FlashDecodeTuning, KvFormat, KvLayout, KvStore, Mask, TokenLayout, Tokens, Tuning, plan_append,
 };
 use flashwave::reference::attention::{Modifiers, Problem, attention};
 use flashwave::reference::kv::{StoredRow, decode, encode};
@@ -100,7 +99,7 @@ impl Setup {
         let decoder = match decoder {
             Decoder::Default => String::new(),
             Decoder::Plain => " plain".into(),
-            Decoder::Emulated(t) => format!(" emulated {} {:?}", t.keys, t.ahead),
+            Decoder::Emulated(t) => format!(" emulated {}", t.keys),
         };
         format!(
             "{keys} {values} h{}/{} {q_len}x{lengths:?} d{dim}/{v_dim} {pages:?} {mask} {q} -> {out} split {split}{order}{decoder}",
@@ -508,17 +507,13 @@ fn emulated() -> Vec<Setup> {
         setup.split = 4;
         setup
     };
-    let ahead = FlashDecodeTuning {
-        keys: 32,
-        ahead: Ahead::Both,
-        ..base
-    };
+    let wide = FlashDecodeTuning { keys: 32, ..base };
     let mut setups = Vec::new();
     for (keys, values, dims, sizes) in [
         (Int8, Int8, [32, 32], base),
-        (F8E4M3, F8E4M3, [32, 32], ahead),
+        (F8E4M3, F8E4M3, [32, 32], wide),
         (F8E5M2, F8E5M2, [64, 48], base),
-        (Block8(32), Block8(32), [64, 32], ahead),
+        (Block8(32), Block8(32), [64, 32], wide),
         (F8E5M2, Int8, [40, 24], base),
         (Block8(16), Block8(64), [72, 80], base),
         (Block8(16), Block8(16), [136, 20], base),

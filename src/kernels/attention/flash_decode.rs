@@ -45,7 +45,6 @@ impl Problem<'_> {
             .with("PARTS", parts as u32)
             .with("SUBS", tuning.subgroups)
             .with("BK", tuning.keys)
-            .with("AHEAD", tuning.ahead.name())
             .with("KS", caches.keys.scaling.name())
             .with("KB", caches.keys.scaling.block())
             .with("VS", caches.values.scaling.name())

@@ -45,8 +45,7 @@ pub use mask::{Band, Mask};
 use problem::Problem;
 pub use store::{BlockLayout, BlockTable, ChannelOrder, KvStore, TokenLayout, Tokens, plan_append};
 pub use tuning::{
-    Ahead, CooperativeTuning, DecodeTuning, FlashDecodeTuning, Loads, MatrixUnits, PrefillTuning,
-    Tuning,
+    CooperativeTuning, DecodeTuning, FlashDecodeTuning, Loads, MatrixUnits, PrefillTuning, Tuning,
 };
 
 /// Most channels of a head of q and k: what multi-head latent attention (DeepSeek-V2) takes.

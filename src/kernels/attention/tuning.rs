@@ -104,15 +104,6 @@ pub struct CooperativeTuning {
     pub keys: u32,
 }
 
-/// What the decode kernel for matrix units loads a step ahead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ahead {
-    /// Keys.
-    Keys,
-    /// Keys and values, with their scales.
-    Both,
-}
-
 /// Sizes of the decode kernel for matrix units, which serves caches whose numbers are bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlashDecodeTuning {
@@ -122,8 +113,6 @@ pub struct FlashDecodeTuning {
     pub subgroups: u32,
     /// Keys that a subgroup handles together: 16 or 32.
     pub keys: u32,
-    /// What is loaded a step ahead.
-    pub ahead: Ahead,
     /// Workgroups that the keys are split for.
     pub workgroups: u32,
     /// Keys of a split, at least.
@@ -431,33 +420,23 @@ impl DecodeTuning {
     }
 }
 
-impl Ahead {
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Keys => "keys",
-            Self::Both => "both",
-        }
-    }
-}
-
 impl FlashDecodeTuning {
     /// For the tests of devices without matrix units.
     pub const EMULATED: Self = Self {
         units: MatrixUnits::Emulated,
         subgroups: 1,
         keys: 16,
-        ahead: Ahead::Keys,
         workgroups: 8,
         split_keys: 128,
     };
 
     /// The defaults for a device; none if it has no matrix units.
     pub fn new(caps: &Capabilities) -> Option<Self> {
+        // Two workgroups for each processor of an H100, as many as its registers hold.
         let tuning = Self {
             units: MatrixUnits::Device,
             subgroups: 4,
             keys: 32,
-            ahead: Ahead::Keys,
             workgroups: 264,
             split_keys: 128,
         };
@@ -471,17 +450,11 @@ impl FlashDecodeTuning {
         };
         let mut found = vec![default];
         for subgroups in [2, 4, 8] {
-            for (keys, ahead) in [
-                (16, Ahead::Keys),
-                (16, Ahead::Both),
-                (32, Ahead::Keys),
-                (32, Ahead::Both),
-            ] {
+            for keys in [16, 32] {
                 for workgroups in [264, 396, 528] {
                     let tuning = Self {
                         subgroups,
                         keys,
-                        ahead,
                         workgroups,
                         ..default
                     };

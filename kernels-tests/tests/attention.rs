@@ -25,21 +25,32 @@ fn scores_beyond_f32_stay_numbers() {
     }
 }
 
+/// Bytes of device memory that a causal call takes beside its tensors.
+fn memory_beside(ctx: &Context, q_len: usize, kv_len: usize) -> u64 {
+    let q = filled(ctx, [1, 4, q_len, 32], |i| (i as f32).sin());
+    let k = filled(ctx, [1, 2, kv_len, 32], |i| (i as f32).cos());
+    let out = Tensor::empty(ctx, DType::F32, [1, 4, q_len, 32]).expect("allocates");
+    ctx.trim();
+    let before = ctx.memory_bytes();
+    let args = AttentionArgs::new(&q, &k, &k, &out);
+    ctx.record(|pass| Attention::new(Mask::Causal).run(pass, args))
+        .expect("runs");
+    ctx.memory_bytes() - before
+}
+
 /// The intermediate results of a decode step are a matter of heads and queries, not of the keys.
 #[test]
 fn decoding_takes_the_same_memory_however_many_keys() {
     let ctx = Context::new().expect("an adapter");
-    let taken = [512, 4096].map(|kv_len| {
-        let q = filled(&ctx, [1, 4, 2, 32], |i| (i as f32).sin());
-        let k = filled(&ctx, [1, 2, kv_len, 32], |i| (i as f32).cos());
-        let out = Tensor::empty(&ctx, DType::F32, [1, 4, 2, 32]).expect("allocates");
-        ctx.trim();
-        let before = ctx.memory_bytes();
-        let args = AttentionArgs::new(&q, &k, &k, &out);
-        ctx.record(|pass| Attention::new(Mask::Causal).run(pass, args))
-            .expect("runs");
-        ctx.memory_bytes() - before
-    });
+    let taken = [512, 4096].map(|kv_len| memory_beside(&ctx, 2, kv_len));
+    assert_eq!(taken[0], taken[1]);
+}
+
+/// No scores are kept: what a prompt takes beside its tensors does not grow with it.
+#[test]
+fn prompts_take_the_same_memory_however_long() {
+    let ctx = Context::new().expect("an adapter");
+    let taken = [200, 900].map(|length| memory_beside(&ctx, length, length));
     assert_eq!(taken[0], taken[1]);
 }
 

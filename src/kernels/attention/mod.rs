@@ -207,6 +207,11 @@ impl AttentionPlan {
         std::iter::once(&self.main).chain(&self.combine)
     }
 
+    /// Bytes of device memory that the call takes beside its tensors: partial results where keys are split, or none.
+    pub fn scratch_bytes(&self) -> u64 {
+        4 * self.partial as u64
+    }
+
     /// Records the dispatches over tensors of the layouts that were planned for: the hot loop's form, for models
     /// that plan once a step and launch for every layer.
     pub fn launch(&self, pass: &mut Pass<'_>, args: AttentionArgs<'_>) -> Result<()> {

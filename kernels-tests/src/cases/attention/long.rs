@@ -49,17 +49,14 @@ fn run(ctx: &Context, name: &str, mask: Mask, length: usize) -> Result<Outcome, 
     let v_dev = Tensor::from_f32(ctx, F16, &v, shape)?;
     let out = poisoned(ctx, F16, shape)?;
     let lse = poisoned(ctx, F32, [1, 1, length])?;
-    ctx.trim();
-    let before = ctx.memory_bytes();
     let args = AttentionArgs {
         lse: Some(&lse),
         ..AttentionArgs::new(&q_dev, &k_dev, &v_dev, &out)
     };
     let plan = Attention::new(mask).plan(ctx.capabilities(), args.layouts())?;
     ctx.record(|pass| plan.launch(pass, args))?;
-    // A few bytes a token would do; parameters may pass through a buffer.
-    let taken = ctx.memory_bytes() - before;
-    if taken > 4 * length as u64 + (1 << 20) {
+    let taken = plan.scratch_bytes();
+    if taken > 4 * length as u64 {
         return Err(Failure::Wrong(format!("{taken} bytes for {length} tokens")));
     }
 

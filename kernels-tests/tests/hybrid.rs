@@ -1,6 +1,7 @@
 //! A model whose layers are partly sparse: prompt in chunks, token by token, and the reference agree, though the cache
 //! drops what no later token meets.
 
+use flashwave::kernels::attention::KvFormat;
 use flashwave::model::{LayerAttention, Llama, LlamaOptions, Session, embedded};
 use flashwave::reference::llama::Llama as Reference;
 use flashwave::{Context, DType};
@@ -20,7 +21,7 @@ fn session(ctx: &Context, attention: Vec<LayerAttention>) -> flashwave::Result<S
     let weights = embedded::weights()?;
     let options = LlamaOptions {
         weights: Some(DType::F32),
-        kv: Some(DType::F32),
+        kv: Some(KvFormat::F32),
         activations: None,
         attention,
     };
@@ -93,4 +94,14 @@ fn bad_plans_are_named() {
     };
     let error = refused(vec![block; LAYERS]);
     assert_eq!(error, "attention block: 20; allowed: 16, 32, 64 or 128");
+    let weights = embedded::weights().expect("opens");
+    let options = LlamaOptions {
+        kv: Some(KvFormat::Int8),
+        attention: plan("dense"),
+        ..LlamaOptions::default()
+    };
+    let model = Llama::load_with(&ctx, &weights, options, &mut |_| ()).expect("loads");
+    let error = model.session(CAPACITY).err().expect("refused").to_string();
+    let allowed = "kv: int8; allowed: f32, f16 or bf16 for layers that drop blocks";
+    assert_eq!(error, allowed);
 }

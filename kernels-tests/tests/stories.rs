@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use flashwave::kernels::attention::KvFormat;
 use flashwave::loader::Weights;
 use flashwave::model::{Llama, LlamaOptions, Sampling};
 use flashwave::reference::llama::Llama as Reference;
@@ -129,7 +130,7 @@ fn teacher_forced_logits_stay_within_the_derived_bound() {
         for (dtype, activations) in types {
             let options = LlamaOptions {
                 weights: Some(dtype),
-                kv: Some(dtype),
+                kv: Some(KvFormat::of(dtype).expect("a floating-point type")),
                 activations: Some(activations),
                 ..LlamaOptions::default()
             };

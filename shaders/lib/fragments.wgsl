@@ -16,6 +16,7 @@ NVIDIA's drivers, and planners take such kernels only where it was found (Capabi
   ${ fragments.functions(COOP) }   types MatrixA, MatrixB, Accumulator; matrix_a(words), matrix_b(words),
                               multiply_add(a, b, c), element(&c, i), set_element(&c, i, x), and over the four
                               invocations of a row largest_of_quad(x), sum_of_quad(x); any_of_subgroup(b)
+  ${ fragments.halves(COOP) }      two halves a word: less_halves(a, x) = a - x of f32, fma_halves(a, b, c)
   ${ fragments.arguments(COOP) }   arguments of main beside `lane`, the invocation's number
   ${ fragments.begin(COOP) }       first in main: the invocation is 4 * line + quad of its workgroup's `subgroup`
 #>
@@ -107,6 +108,21 @@ fn any_of_subgroup(b: bool) -> bool {
     var any = 0u;
     for (var i = 0u; i < 32u; i += 1u) { any |= emulated[i].x; }
     return any != 0u;
+}
+#endif
+#endmacro
+
+#macro halves(coop)
+#if coop == "elements"
+fn bits_as_word(h: vec2<f16>) -> u32 { return 0u; }
+fn less_halves(a: u32, b: f32) -> u32 { return bits_as_word(bits_as_halves(a) - vec2<f16>(f16(b))); }
+fn fma_halves(a: u32, b: u32, c: u32) -> u32 {
+    return bits_as_word(fma(bits_as_halves(a), bits_as_halves(b), bits_as_halves(c)));
+}
+#else
+fn less_halves(a: u32, b: f32) -> u32 { return pack2x16float(unpack2x16float(a) - b); }
+fn fma_halves(a: u32, b: u32, c: u32) -> u32 {
+    return pack2x16float(fma(unpack2x16float(a), unpack2x16float(b), unpack2x16float(c)));
 }
 #endif
 #endmacro

@@ -8,6 +8,11 @@ most), which stay packed until they are used, so that many can be in flight.
   word_k(i) -> u32                                the i-th word of the memory: scales
   ${ kv.prelude([K, V]) }                         once a kernel: what the formats decode with
 
+For matrix units (lib/fragments.wgsl, with its halves), of a word of four bytes:
+  ${ kv.pair(FORMAT, "even", "w") }               bytes 0 and 2 as two f16 ("odd": 1 and 3); those of f8e4m3 divided by 256
+  ${ kv.pair("i8", "even", "w", [s, t]) }         the same times the halves of s; t is -1152 s
+  ${ kv.pairs([K, V], SCALED) }                   once a kernel; SCALED: with factors too
+
 With VEC 1 (rows of any length, floats alone) `four` has one group a unit and `raw_some_k(i, n)` reads it.
 
 FORMAT is f32, f16, bf16, i8, f8e4m3, f8e5m2. An E4M3 number is an f16 number with the exponent's bias off by 8, so
@@ -82,5 +87,29 @@ fn f8e5m2_four(w: u32) -> vec4<f32> {
     let odd = unpack2x16float(w & 0xff00ff00u);
     return vec4<f32>(even.x, odd.x, even.y, odd.y);
 }
+#endif
+#endmacro
+
+#macro pair(format, side, word, factors=[])
+${format}_${side}${"_times" if factors else ""}(${word}${", " ~ factors[0] ~ ", " ~ factors[1] if factors else ""})
+#endmacro
+
+#macro pairs(formats, scaled)
+#if "i8" in formats
+// With its sign turned a byte is b + 128; as the low bits of 1024 that is 1152 + b.
+fn i8_even(w: u32) -> u32 { return less_halves((w & 0x00ff00ffu) ^ 0x64806480u, 1152.0); }
+fn i8_odd(w: u32) -> u32 { return less_halves(((w >> 8u) & 0x00ff00ffu) ^ 0x64806480u, 1152.0); }
+#if scaled
+fn i8_even_times(w: u32, s: u32, t: u32) -> u32 { return fma_halves((w & 0x00ff00ffu) ^ 0x64806480u, s, t); }
+fn i8_odd_times(w: u32, s: u32, t: u32) -> u32 { return fma_halves(((w >> 8u) & 0x00ff00ffu) ^ 0x64806480u, s, t); }
+#endif
+#endif
+#if "f8e4m3" in formats
+fn f8e4m3_odd(w: u32) -> u32 { return (w & 0x80008000u) | ((w >> 1u) & 0x3f803f80u); }
+fn f8e4m3_even(w: u32) -> u32 { return ((w << 8u) & 0x80008000u) | ((w << 7u) & 0x3f803f80u); }
+#endif
+#if "f8e5m2" in formats
+fn f8e5m2_odd(w: u32) -> u32 { return w & 0xff00ff00u; }
+fn f8e5m2_even(w: u32) -> u32 { return (w << 8u) & 0xff00ff00u; }
 #endif
 #endmacro

@@ -33,7 +33,7 @@ impl Model {
                 Hyena::load_with(ctx, weights, options.weights, progress).map(Self::Hyena)
             }
             (ModelConfig::Hyena(_), Some(kv)) => Err(Error::argument(
-                "kv dtype",
+                "kv",
                 kv,
                 "none for a Hyena, which has no KV cache",
             )),

@@ -4,13 +4,14 @@
 //! the last one comes, and so, before the first token, in which page each block goes.
 
 use crate::context::Context;
-use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::kernels::attention::{KvFormat, KvLayout, KvStore};
 use crate::kernels::sparse::{Pattern, SparseLayout};
 use crate::model::LlamaConfig;
 use crate::tensor::Tensor;
 
-/// Keys and values of every layer on the device: `[kv_heads, capacity, head_dim]` each, or pages of blocks.
+/// Keys and values of every layer on the device: `[kv_heads, capacity, head_dim]` each, in a [`KvFormat`], or pages of
+/// blocks.
 pub struct KvCache {
     layers: Vec<CachedLayer>,
     len: usize,
@@ -24,38 +25,51 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Room for `capacity` tokens, in `dtype` (f32, f16 or bf16), for passes over at most `chunk` of them.
+    /// Room for `capacity` tokens in `format`, for passes over at most `chunk` of them. Layers that drop blocks take f32, f16
+    /// or bf16.
     pub fn new(
         ctx: &Context,
         config: &LlamaConfig,
         capacity: usize,
-        dtype: DType,
+        format: KvFormat,
         chunk: usize,
     ) -> Result<Self> {
-        if !dtype.is_float() {
-            return Err(Error::argument("kv dtype", dtype, "f32, f16 or bf16"));
-        }
         let full = [config.kv_heads, capacity, config.head_dim];
+        let stored = KvLayout::new(format, 1, config.kv_heads, capacity, config.head_dim)?;
+        let dtype = format.float();
         let mut layouts: Vec<(Pattern, SparseLayout)> = Vec::new();
         let mut layers = Vec::with_capacity(config.layers);
         for i in 0..config.layers {
             let sparse = sparse_layout(config, i, capacity, chunk, &mut layouts)?;
-            let shape = match sparse.as_ref().and_then(|s| Some((s, s.pages()?))) {
-                Some((s, pages)) => [1, pages.total_pages() * s.block(), config.head_dim],
-                None => full,
+            let memory = match (dtype, sparse.as_ref().and_then(|s| Some((s, s.pages()?)))) {
+                (Some(dtype), pages) => {
+                    let shape = match pages {
+                        Some((s, pages)) => [1, pages.total_pages() * s.block(), config.head_dim],
+                        None => full,
+                    };
+                    let tensor = || Tensor::empty(ctx, dtype, shape);
+                    Memory::Tensors(tensor()?, tensor()?)
+                }
+                (None, None) => {
+                    let store = || KvStore::empty(ctx, stored);
+                    Memory::Coded(store()?, store()?)
+                }
+                (None, Some(_)) => {
+                    let allowed = "f32, f16 or bf16 for layers that drop blocks";
+                    return Err(Error::argument("kv", format, allowed));
+                }
             };
-            layers.push(CachedLayer {
-                keys: Tensor::empty(ctx, dtype, shape)?,
-                values: Tensor::empty(ctx, dtype, shape)?,
-                sparse,
-            });
+            layers.push(CachedLayer { memory, sparse });
         }
-        let elements = 2 * config.layers * full.iter().product::<usize>();
+        let of_layer = match dtype {
+            Some(dtype) => 2 * (full.iter().product::<usize>() * dtype.size()) as u64,
+            None => 2 * stored.bytes(),
+        };
         Ok(Self {
             layers,
             len: 0,
             capacity,
-            full_bytes: (elements * dtype.size()) as u64,
+            full_bytes: config.layers as u64 * of_layer,
             reach: chunk,
             longest: 0,
         })
@@ -80,7 +94,10 @@ impl KvCache {
     pub fn bytes(&self) -> u64 {
         self.layers
             .iter()
-            .map(|l| l.keys.layout().bytes() + l.values.layout().bytes())
+            .map(|l| match &l.memory {
+                Memory::Tensors(keys, values) => keys.layout().bytes() + values.layout().bytes(),
+                Memory::Coded(keys, values) => keys.layout().bytes() + values.layout().bytes(),
+            })
             .sum()
     }
 
@@ -141,9 +158,16 @@ impl KvCache {
 
 /// One layer's keys and values.
 pub(crate) struct CachedLayer {
-    keys: Tensor,
-    values: Tensor,
+    memory: Memory,
     sparse: Option<SparseLayout>,
+}
+
+/// Keys and values.
+pub(crate) enum Memory {
+    /// Floating-point numbers, `[kv_heads, capacity, head_dim]`, or pages `[1, pages * block, head_dim]`.
+    Tensors(Tensor, Tensor),
+    /// In a format of their own, a page of all tokens.
+    Coded(KvStore, KvStore),
 }
 
 /// The layout of a layer with the pages of its cache; one for all layers that are alike.
@@ -178,34 +202,17 @@ impl CachedLayer {
         self.sparse.as_ref()
     }
 
-    /// The keys, `[kv_heads, capacity, head_dim]`, or pages `[1, pages * block, head_dim]`.
-    pub(crate) fn keys(&self) -> &Tensor {
-        &self.keys
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
+}
 
-    /// The values, as the keys.
-    pub(crate) fn values(&self) -> &Tensor {
-        &self.values
-    }
+/// Pages of a layer, `[1, 1, pages * block, head_dim]`, of its tensor.
+pub(crate) fn pages(of: &Tensor) -> Result<Tensor> {
+    of.reshape([&[1], of.shape()].concat())
+}
 
-    /// The pages of keys and values, `[1, 1, pages * block, head_dim]`.
-    pub(crate) fn pages(&self) -> Result<(Tensor, Tensor)> {
-        let part = |t: &Tensor| t.reshape([&[1], t.shape()].concat());
-        Ok((part(&self.keys)?, part(&self.values)?))
-    }
-
-    /// Keys and values of the first `len` positions, `[1, kv_heads, len, head_dim]`.
-    pub(crate) fn first(&self, len: usize) -> Result<(Tensor, Tensor)> {
-        let part = |t: &Tensor| {
-            let &[heads, capacity, dim] = t.shape() else {
-                return Err(Error::argument(
-                    "cache",
-                    format!("{t:?}"),
-                    "three dimensions",
-                ));
-            };
-            t.reshape([1, heads, capacity, dim])?.narrow(2, 0..len)
-        };
-        Ok((part(&self.keys)?, part(&self.values)?))
-    }
+/// The first `len` positions, `[1, kv_heads, len, head_dim]`, of a layer's tensor.
+pub(crate) fn first(of: &Tensor, len: usize) -> Result<Tensor> {
+    pages(of)?.narrow(2, 0..len)
 }

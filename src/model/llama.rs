@@ -6,7 +6,7 @@ use crate::capabilities::{Capabilities, DeviceClass, MatrixTier};
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernels::attention::{Attention, AttentionArgs, AttentionPlan, Blocks, Mask};
+use crate::kernels::attention::KvFormat;
 use crate::kernels::elementwise::Activation;
 use crate::kernels::embedding;
 use crate::kernels::gemm::Residual;
@@ -14,16 +14,15 @@ use crate::kernels::linear::{
     GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm, streamed_rows,
 };
 use crate::kernels::norm::{Norm, NormArgs};
-use crate::kernels::rope::{FusedQkv, FusedQkvArgs, RopeOut, RopeTable};
-use crate::kernels::sparse::SparseLayout;
+use crate::kernels::rope::RopeTable;
 use crate::loader::Weights;
+use crate::model::attend::{Attend, AttendPlan};
 use crate::model::cache::KvCache;
 use crate::model::generate::{Decode, Generation, Then};
 use crate::model::random::Random;
 use crate::model::sampling::Sampling;
 use crate::model::weights::{Loader, Progress};
 use crate::model::{LayerAttention, LlamaConfig};
-use crate::recipe::Launch;
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -41,8 +40,8 @@ fn chunk(caps: &Capabilities) -> usize {
 pub struct LlamaOptions {
     /// Of the weights: f32, f16 or bf16; `None` keeps what the file has (quantised formats become f16).
     pub weights: Option<DType>,
-    /// Of the KV cache; `None` for the weights' own type.
-    pub kv: Option<DType>,
+    /// How keys and values are cached; `None` for the weights' own type.
+    pub kv: Option<KvFormat>,
     /// Of what products and attention of a prompt take: f32, f16 or bf16. `None`: f16 where weights and cache are f16
     /// and the device multiplies these by its matrix units, else f32. Rounding x in w x adds an error as large as that of
     /// rounding w, and independent of it: sqrt 2 times the error in all. The residual stream is f32, and tokens one
@@ -53,9 +52,9 @@ pub struct LlamaOptions {
 }
 
 /// The type that prompts take where [`LlamaOptions::activations`] says nothing.
-fn usual_activations(caps: &Capabilities, weights: DType, kv: DType) -> DType {
+fn usual_activations(caps: &Capabilities, weights: DType, kv: KvFormat) -> DType {
     match caps.matrix_tier() {
-        MatrixTier::Cooperative if [weights, kv] == [DType::F16; 2] => DType::F16,
+        MatrixTier::Cooperative if (weights, kv) == (DType::F16, KvFormat::F16) => DType::F16,
         _ => DType::F32,
     }
 }
@@ -85,10 +84,10 @@ struct Model {
     head: Tensor,
 }
 
-/// Element types of what is not weights.
+/// Types of what is not weights.
 #[derive(Clone, Copy)]
 struct Types {
-    kv: DType,
+    kv: KvFormat,
     activations: DType,
 }
 
@@ -136,7 +135,10 @@ impl Llama {
             load.matrix(&["lm_head.weight".into()])?
         };
         ctx.flush()?;
-        let kv = options.kv.unwrap_or(embedding.dtype());
+        let kv = match options.kv {
+            Some(format) => format,
+            None => KvFormat::of(embedding.dtype())?,
+        };
         let usual = usual_activations(ctx.capabilities(), embedding.dtype(), kv);
         let activations = options.activations.unwrap_or(usual);
         if !activations.is_float() {
@@ -186,9 +188,10 @@ impl Llama {
         } else {
             matrix(config.vocab_size, hidden)?
         };
+        let kv = KvFormat::of(dtype)?;
         let types = Types {
-            kv: dtype,
-            activations: usual_activations(ctx.capabilities(), dtype, dtype),
+            kv,
+            activations: usual_activations(ctx.capabilities(), dtype, kv),
         };
         Self::assemble(
             ctx,
@@ -420,7 +423,6 @@ impl Session {
     ) -> Result<()> {
         let (model, c, n) = (&*self.model.inner, self.model.config(), ids.len());
         self.cache.require_room(n)?;
-        let (start, end) = (self.cache.len(), self.cache.len() + n);
         let caps = pass.capabilities();
         let fused = fuses_norm(caps, n);
         let part = |t: &Tensor| t.rows(0..n);
@@ -429,10 +431,7 @@ impl Session {
         let (hidden, qkv) = (part(&w.hidden)?, part(&w.qkv)?);
         let (normed, q) = (part(&operands.normed)?, part(&operands.q)?);
         let (attended, gated) = (part(&operands.attended)?, part(&operands.gated)?);
-        // [1, heads, tokens, head_dim], as attention takes them.
-        let heads = |t: &Tensor| t.reshape([1, n, c.heads, c.head_dim])?.transpose(1, 2);
-        let (q_heads, out_heads) = (heads(&q)?, heads(&attended)?);
-        let q_rows = q.split_heads(c.heads)?;
+        let attend = Attend::new(&self.rope, [&qkv, &q, &attended], c, self.cache.len())?;
         let linear = Linear {
             activation: Activation::None,
         };
@@ -455,18 +454,11 @@ impl Session {
         };
         let steps = |i: usize| {
             let layer = &model.layers[i];
-            let cached = self.cache.layer(i);
             let (first, second) = (input(&layer.attention_norm), input(&layer.mlp_norm));
             Steps {
                 qkv: LinearArgs {
                     norm: first.norm,
                     ..LinearArgs::new(first.tensor, &layer.qkv, &qkv)
-                },
-                rotate: FusedQkvArgs {
-                    qkv: &qkv,
-                    q_out: RopeOut::Into(&q_rows),
-                    k_cache: cached.keys(),
-                    v_cache: cached.values(),
                 },
                 output: LinearArgs {
                     residual: Residual::InOut,
@@ -485,42 +477,13 @@ impl Session {
             }
         };
         let plan = steps(0);
-        let rotate = FusedQkv {
-            heads: c.heads,
-            kv_heads: c.kv_heads,
-            start,
-        };
         // Layers whose caches are alike share a plan of what touches them.
-        let mut cached_plans: Vec<CachedPlan<'_>> = Vec::new();
+        let mut cached_plans: Vec<AttendPlan<'_>> = Vec::new();
         for i in 0..c.layers {
             let cached = self.cache.layer(i);
-            if cached_plans.iter().any(|p| p.serves(cached.sparse())) {
-                continue;
+            if !cached_plans.iter().any(|p| p.serves(cached)) {
+                cached_plans.push(attend.plan(caps, cached)?);
             }
-            let args = steps(i).rotate.layouts();
-            let (rotate, attention) = match cached.sparse() {
-                None => {
-                    let (k, v) = cached.first(end)?;
-                    let args_of = AttentionArgs::new(&q_heads, &k, &v, &out_heads);
-                    let attention = Attention::new(Mask::Causal).plan(caps, args_of.layouts())?;
-                    (rotate.plan(caps, self.rope.rope(), &args)?, attention)
-                }
-                Some(layout) => {
-                    let (k, v) = cached.pages()?;
-                    let over = AttentionArgs {
-                        sparse: Some(Blocks::Pages { layout, keys: end }),
-                        ..AttentionArgs::new(&q_heads, &k, &v, &out_heads)
-                    };
-                    let attention = Attention::new(Mask::Causal).plan(caps, over.layouts())?;
-                    let rotate = rotate.plan_pages(caps, self.rope.rope(), &args, layout)?;
-                    (rotate, attention)
-                }
-            };
-            cached_plans.push(CachedPlan {
-                sparse: cached.sparse(),
-                rotate,
-                attention,
-            });
         }
         let first = linear.plan(caps, &plan.qkv.layouts())?;
         let output = linear.plan(caps, &plan.output.layouts())?;
@@ -535,17 +498,8 @@ impl Session {
             }
             step.qkv.launch(pass, &first)?;
             let cached = self.cache.layer(i);
-            let mut over = AttentionArgs::new(&q_heads, cached.keys(), cached.values(), &out_heads);
-            if let Some(plan) = cached_plans.iter().find(|p| p.serves(cached.sparse())) {
-                match cached.sparse() {
-                    None => step.rotate.launch(pass, &self.rope, &plan.rotate)?,
-                    Some(layout) => {
-                        let rotate = &plan.rotate;
-                        step.rotate.launch_pages(pass, &self.rope, rotate, layout)?;
-                        over.sparse = Some(Blocks::Pages { layout, keys: end });
-                    }
-                }
-                plan.attention.launch(pass, over)?;
+            if let Some(plan) = cached_plans.iter().find(|p| p.serves(cached)) {
+                attend.launch(pass, plan, cached)?;
             }
             step.output.launch(pass, &output)?;
             if !fused {
@@ -618,27 +572,9 @@ impl Decode for Session {
 /// The products of a layer.
 struct Steps<'a> {
     qkv: LinearArgs<'a, Tensor>,
-    rotate: FusedQkvArgs<&'a Tensor>,
     output: LinearArgs<'a, Tensor>,
     gate_up: GatedLinearArgs<'a, Tensor>,
     down: LinearArgs<'a, Tensor>,
-}
-
-/// What touches the cache of a layer, planned.
-struct CachedPlan<'a> {
-    sparse: Option<&'a SparseLayout>,
-    rotate: Launch,
-    attention: AttentionPlan,
-}
-
-impl CachedPlan<'_> {
-    fn serves(&self, sparse: Option<&SparseLayout>) -> bool {
-        match (self.sparse, sparse) {
-            (None, None) => true,
-            (Some(a), Some(b)) => a.is(b),
-            _ => false,
-        }
-    }
 }
 
 /// The input of a product, and the norm still to be applied to it.

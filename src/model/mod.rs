@@ -1,6 +1,7 @@
 //! Models assembled from the kernels.
 
 mod any;
+mod attend;
 mod cache;
 mod config;
 #[cfg(feature = "embedded-model")]

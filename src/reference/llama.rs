@@ -4,18 +4,21 @@ use super::Real;
 use super::elementwise::combine;
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::kernels::attention::{KvFormat, KvLayout};
 use crate::kernels::elementwise::{Activation, BinaryOp};
 use crate::kernels::rope::RopeLayout;
 use crate::kernels::sparse::SparseLayout;
 use crate::loader::Weights;
 use crate::model::{LayerAttention, LlamaConfig};
-use crate::reference::{round, widen_as};
+use crate::reference::kv::{decode, encode};
+use crate::reference::widen_as;
 
 /// A Llama in host memory. Weights and cache entries are rounded to `storage` and then widened, as a device
 /// model that stores them so sees them.
 pub struct Llama<R> {
     config: LlamaConfig,
-    storage: DType,
+    /// How a head's keys, and values, of a position are cached.
+    row: KvLayout,
     frequencies: Vec<f64>,
     embedding: Vec<R>,
     layers: Vec<Layer<R>>,
@@ -84,11 +87,17 @@ impl<R: Real> Llama<R> {
             position: 0,
             layouts: vec![None; config.layers],
             frequencies: config.rope.frequencies(config.head_dim)?,
+            row: KvLayout::new(KvFormat::of(storage)?, 1, 1, 1, config.head_dim)?,
             config,
-            storage,
             embedding,
             head,
         })
+    }
+
+    /// With keys and values cached in `format`.
+    pub fn cache(mut self, format: KvFormat) -> Result<Self> {
+        self.row = KvLayout::new(format, 1, 1, 1, self.config.head_dim)?;
+        Ok(self)
     }
 
     /// With each layer's attention in place of the file's.
@@ -123,8 +132,8 @@ impl<R: Real> Llama<R> {
             debug_assert_eq!((q.len(), k.len()), (width, kv));
             rotate(&mut q, &c, &self.frequencies, self.position);
             rotate(&mut k, &c, &self.frequencies, self.position);
-            keys.extend(k.into_iter().map(|x| stored(x, self.storage)));
-            values.extend(v.into_iter().map(|x| stored(x, self.storage)));
+            keys.extend(stored(&k, &self.row));
+            values.extend(stored(&v, &self.row));
             let attended = attend(&c, &q, keys, values, |head, key| {
                 layout
                     .as_ref()
@@ -146,12 +155,17 @@ impl<R: Real> Llama<R> {
     }
 }
 
-fn stored<R: Real>(x: R, storage: DType) -> R {
-    if storage == DType::F32 {
-        x
-    } else {
-        R::of(f64::from(round(x.to() as f32, storage)))
+/// What a cache makes of the heads of a position; in f32, any precision stays.
+fn stored<R: Real>(x: &[R], row: &KvLayout) -> Vec<R> {
+    if row.format == KvFormat::F32 {
+        return x.to_vec();
     }
+    let head = |head: &[R]| {
+        let head: Vec<f32> = head.iter().map(|x| x.to() as f32).collect();
+        decode(row, &encode(row, &head))
+    };
+    let all = x.chunks(row.dim).flat_map(head);
+    all.map(|x| R::of(x.into())).collect()
 }
 
 pub(super) fn add<R: Real>(x: &mut [R], y: &[R]) {

@@ -2,8 +2,8 @@
 
 use flashwave::DType::F16;
 use flashwave::kernels::attention::{
-    Attention, BlockTable, CacheArgs, DecodeTuning, KvFormat, KvLayout, KvStore, Mask, Tokens,
-    Tuning,
+    Attention, BlockTable, CacheArgs, DecodeTuning, FlashDecodeTuning, KvFormat, KvLayout, KvStore,
+    Mask, Tokens, Tuning,
 };
 use flashwave::{Capabilities, Context, Result, Tensor};
 
@@ -32,7 +32,7 @@ fn problems(scale: Scale) -> Vec<Problem> {
         KvFormat::F8E5M2,
         KvFormat::Block8(32),
     ];
-    for &keys in scale.pick(&[16384, 131_072][..], &[256]) {
+    for &keys in scale.pick(&[512, 2048, 8192, 16384, 131_072][..], &[256]) {
         for format in formats {
             found.push(Problem {
                 format,
@@ -62,13 +62,31 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     all.map(|p| row(caps, p, None)).collect()
 }
 
-/// Every tuning of the decode kernel.
+/// Every tuning of the kernel for matrix units where it serves, beside the other one's default; else every one of that.
 pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let mut rows = Vec::new();
     for p in problems(scale) {
-        for decode in DecodeTuning::candidates(caps) {
-            let default = Tuning::new(caps, DIM, DIM);
-            rows.push(row(caps, p, Some(Tuning { decode, ..default })));
+        let default = Tuning {
+            decode: DecodeTuning::cached(caps, p.format, p.format),
+            ..Tuning::new(caps, DIM, DIM)
+        };
+        let flash = match p.format {
+            KvFormat::F16 => Vec::new(),
+            _ => FlashDecodeTuning::candidates(caps),
+        };
+        let plain = match flash[..] {
+            [] => DecodeTuning::candidates(caps),
+            _ => vec![default.decode],
+        };
+        let plain = plain.into_iter().map(|decode| (decode, None));
+        let flash = flash.into_iter().map(|sizes| (default.decode, Some(sizes)));
+        for (decode, flash_decode) in plain.chain(flash) {
+            let tuning = Tuning {
+                decode,
+                flash_decode,
+                ..default
+            };
+            rows.push(row(caps, p, Some(tuning)));
         }
     }
     rows

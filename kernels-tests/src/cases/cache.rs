@@ -3,14 +3,14 @@
 
 use flashwave::DType::{BF16, F16, F32};
 use flashwave::kernels::attention::{
-    Attention, BlockLayout, BlockTable, CacheArgs, CacheLayouts, ChannelOrder, KvFormat, KvLayout,
-    KvStore, Mask, TokenLayout, Tokens, Tuning, plan_append,
+    Attention, AttentionPlan, BlockLayout, BlockTable, CacheArgs, CacheLayouts, ChannelOrder,
+    FlashDecodeTuning, KvFormat, KvLayout, KvStore, Mask, TokenLayout, Tokens, Tuning, plan_append,
 };
 use flashwave::reference::attention::{Modifiers, Problem, attention};
 use flashwave::reference::kv::{StoredRow, decode, encode};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
-use super::attention::{lse_slack, out_slack};
+use super::attention::{lse_slack, naive, out_slack};
 use crate::inputs::{Random, poisoned, round, widen};
 use crate::tolerance::{Outcome, check, check_equal};
 use crate::{Case, Failure};
@@ -24,6 +24,17 @@ enum Pages {
     Contiguous,
     /// Blocks in pages drawn at random.
     Of(usize),
+}
+
+/// Which kernel decodes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Decoder {
+    /// The planner's choice.
+    Default,
+    /// The kernel without matrix units.
+    Plain,
+    /// The kernel for matrix units, on an emulation of these.
+    Emulated(FlashDecodeTuning),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +51,11 @@ struct Setup {
     pages: Pages,
     mask: Mask,
     ordered: bool,
+    q: DType,
     out: DType,
     /// Keys split for so many workgroups; the default if zero.
     split: u32,
+    decoder: Decoder,
 }
 
 impl Setup {
@@ -58,8 +71,10 @@ impl Setup {
             pages,
             mask: Mask::Causal,
             ordered: false,
+            q: F32,
             out: F32,
             split: 0,
+            decoder: Decoder::Default,
         }
     }
 
@@ -75,12 +90,19 @@ impl Setup {
             pages,
             mask,
             ordered,
+            q,
             out,
             split,
+            decoder,
         } = self;
         let order = if *ordered { " ordered" } else { "" };
+        let decoder = match decoder {
+            Decoder::Default => String::new(),
+            Decoder::Plain => " plain".into(),
+            Decoder::Emulated(t) => format!(" emulated {}", t.keys),
+        };
         format!(
-            "{keys} {values} h{}/{} {q_len}x{lengths:?} d{dim}/{v_dim} {pages:?} {mask} -> {out} split {split}{order}",
+            "{keys} {values} h{}/{} {q_len}x{lengths:?} d{dim}/{v_dim} {pages:?} {mask} {q} -> {out} split {split}{order}{decoder}",
             heads[0], heads[1]
         )
     }
@@ -109,12 +131,21 @@ impl Setup {
 
     fn operator(&self, caps: &Capabilities) -> Attention {
         let operator = Attention::new(self.mask);
-        if self.split == 0 {
-            return operator;
-        }
         let mut tuning = Tuning::new(caps, self.dim, self.v_dim);
-        tuning.decode.workgroups = self.split;
-        tuning.decode.split_keys = 1;
+        match self.decoder {
+            Decoder::Default if self.split == 0 => return operator,
+            Decoder::Default => {}
+            Decoder::Plain => tuning.flash_decode = None,
+            Decoder::Emulated(sizes) => tuning.flash_decode = Some(sizes),
+        }
+        if self.split > 0 {
+            tuning.decode.workgroups = self.split;
+            tuning.decode.split_keys = 1;
+            if let Some(sizes) = &mut tuning.flash_decode {
+                sizes.workgroups = self.split;
+                sizes.split_keys = 1;
+            }
+        }
         operator.tuning(tuning)
     }
 
@@ -180,8 +211,8 @@ impl Setup {
             stores.push(store);
         }
         let q_shape = [batch, self.heads[0], self.q_len, self.dim];
-        let q = random.normals(q_shape.iter().product(), F32);
-        let q_dev = Tensor::from_f32(ctx, F32, &q, q_shape)?;
+        let q = random.normals(q_shape.iter().product(), self.q);
+        let q_dev = Tensor::from_f32(ctx, self.q, &q, q_shape)?;
         let out = poisoned(
             ctx,
             self.out,
@@ -210,7 +241,8 @@ impl Setup {
             lse: Some(&lse),
         };
         let operator = self.operator(ctx.capabilities());
-        ctx.record(|pass| operator.run_cached(pass, args))?;
+        let plan = operator.plan_cached(ctx.capabilities(), args.layouts())?;
+        ctx.record(|pass| plan.launch_cached(pass, args))?;
         let (out, lse) = (out.to_f32_vec()?, lse.to_f32_vec()?);
         let mut outcome = Outcome::default();
         let (rows, wide) = (self.heads[0] * self.q_len, self.v_dim);
@@ -219,8 +251,7 @@ impl Setup {
             let q = &q[b * rows * self.dim..][..rows * self.dim];
             let (k, v) = (&meant[0][b], &meant[1][b]);
             let (exact, exact_lse) = attention(&p, &widen(q), &widen(k), &widen(v), |_| Some(0.0));
-            let (naive, naive_lse) = attention(&p, q, k, v, |_| Some(0.0));
-            let naive: Vec<f32> = naive.iter().map(|&x| round(x, self.out)).collect();
+            let (naive, naive_lse) = naive(&plan, &p, [q, k, v], &exact, self.out, |_| Some(0.0));
             let own = &out[b * rows * wide..][..rows * wide];
             outcome = outcome.and(check(own, &exact, &naive, out_slack(tokens.max(1)))?);
             let own = &lse[b * rows..][..rows];
@@ -234,11 +265,11 @@ impl Setup {
         Ok(outcome)
     }
 
-    fn launches(&self, caps: &Capabilities) -> flashwave::Result<Vec<Launch>> {
+    fn plan(&self, caps: &Capabilities) -> flashwave::Result<AttentionPlan> {
         let [keys, values] = self.layouts()?;
         let batch = self.lengths.len();
         let contiguous = |dtype, shape: &[usize]| Layout::contiguous(dtype, shape);
-        let q = contiguous(F32, &[batch, self.heads[0], self.q_len, self.dim])?;
+        let q = contiguous(self.q, &[batch, self.heads[0], self.q_len, self.dim])?;
         let out = contiguous(self.out, &[batch, self.heads[0], self.q_len, self.v_dim])?;
         let lse = contiguous(F32, &[batch, self.heads[0], self.q_len])?;
         let layouts = CacheLayouts {
@@ -250,8 +281,7 @@ impl Setup {
             out: &out,
             lse: Some(&lse),
         };
-        let plan = self.operator(caps).plan_cached(caps, layouts)?;
-        Ok(plan.launches().cloned().collect())
+        self.operator(caps).plan_cached(caps, layouts)
     }
 }
 
@@ -453,6 +483,78 @@ fn setups() -> Vec<(&'static str, Setup)> {
         setup.ordered = true;
         add("order", setup);
     }
+    // What the planner leaves to matrix units where there are some.
+    for format in [Int8, F8E4M3, F8E5M2, Block8(32)] {
+        let mut setup = Setup::new(format, &[113], Pages::Contiguous);
+        setup.split = 4;
+        setup.decoder = Decoder::Plain;
+        add("plain", setup);
+    }
+    for setup in emulated() {
+        add("matrix units emulated", setup);
+    }
+    setups
+}
+
+/// The kernel for matrix units on an emulation of these: formats, tiles of 8 and 16 rows, ragged channels, pages, masks.
+fn emulated() -> Vec<Setup> {
+    let base = FlashDecodeTuning::EMULATED;
+    let make = |keys, values, [dim, v_dim]: [usize; 2], sizes| {
+        let mut setup = Setup::new(keys, &[113], Pages::Contiguous);
+        setup.values = values;
+        (setup.dim, setup.v_dim) = (dim, v_dim);
+        setup.decoder = Decoder::Emulated(sizes);
+        setup.split = 4;
+        setup
+    };
+    let wide = FlashDecodeTuning { keys: 32, ..base };
+    let mut setups = Vec::new();
+    for (keys, values, dims, sizes) in [
+        (Int8, Int8, [32, 32], base),
+        (F8E4M3, F8E4M3, [32, 32], wide),
+        (F8E5M2, F8E5M2, [64, 48], base),
+        (Block8(32), Block8(32), [64, 32], wide),
+        (F8E5M2, Int8, [40, 24], base),
+        (Block8(16), Block8(64), [72, 80], base),
+        (Block8(16), Block8(16), [136, 20], base),
+    ] {
+        setups.push(make(keys, values, dims, sizes));
+    }
+    // Queries of 16 bits, in more rows than eight: heads of one key head, several queries, more than a tile.
+    for (heads, q_len, q) in [
+        ([4, 4], 1, F16),
+        ([12, 1], 1, F16),
+        ([8, 2], 5, F16),
+        ([8, 2], 6, BF16),
+    ] {
+        let mut setup = make(Int8, Int8, [32, 32], base);
+        (setup.heads, setup.q_len, setup.q, setup.out) = (heads, q_len, q, q);
+        setups.push(setup);
+    }
+    for (format, size) in [(Int8, 16), (Block8(32), 17)] {
+        let mut setup = Setup::new(format, &[239, 1, 17, 0], Pages::Of(size));
+        (setup.dim, setup.v_dim) = (32, 32);
+        setup.q_len = 3;
+        setup.split = 48;
+        setup.decoder = Decoder::Emulated(base);
+        setups.push(setup);
+    }
+    let window = |left, sinks| Mask::Window {
+        left,
+        right: 0,
+        sinks,
+    };
+    for mask in [window(40, 5), window(90, 17), Mask::Full, Mask::Prefix(20)] {
+        let mut setup = Setup::new(Int8, &[200, 30], Pages::Of(32));
+        (setup.dim, setup.v_dim) = (32, 32);
+        setup.mask = mask;
+        setup.q_len = 4;
+        setup.decoder = Decoder::Emulated(base);
+        setups.push(setup);
+    }
+    let mut setup = make(Block8(16), Int8, [32, 32], base);
+    setup.ordered = true;
+    setups.push(setup);
     setups
 }
 
@@ -524,7 +626,8 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
         launches.push(append.launch(caps).expect("a valid append"));
     }
     for (_, setup) in setups() {
-        launches.extend(setup.launches(caps).expect("a valid problem"));
+        let plan = setup.plan(caps).expect("a valid problem");
+        launches.extend(plan.launches().cloned());
     }
     launches
 }

@@ -2,7 +2,10 @@
 
 use super::problem::Problem;
 use super::store::{ChannelOrder, KvStore, Rows, TokenLayout, Tokens};
-use super::{Attention, AttentionLayouts, AttentionPlan, DecodeTuning, KvLayout, SCRATCH_SLOT};
+use super::{
+    Attention, AttentionLayouts, AttentionPlan, DecodeTuning, FlashDecodeTuning, KvLayout,
+    SCRATCH_SLOT,
+};
 use crate::capabilities::Capabilities;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -123,7 +126,7 @@ impl Attention {
             ..AttentionLayouts::new(q, &k, &v, out)
         };
         let mut problem = Problem::new(self, &layouts)?;
-        problem.caches = Some(Caches {
+        let caches = Caches {
             keys: Rows::from(&keys),
             values: Rows::from(&values),
             page: tokens.variant(),
@@ -131,12 +134,21 @@ impl Attention {
             page_size: keys.page_size as u32,
             pages: keys.pages as u32,
             blocks: tokens.blocks(),
-        });
-        let tuning = match self.tuning {
-            Some(tuning) => tuning.decode,
-            None => DecodeTuning::cached(caps, keys.format, values.format),
         };
-        problem.decode(caps, &tuning)
+        problem.caches = Some(caches);
+        let (decode, flash_decode) = match self.tuning {
+            Some(tuning) => (tuning.decode, tuning.flash_decode),
+            None => (
+                DecodeTuning::cached(caps, keys.format, values.format),
+                FlashDecodeTuning::new(caps),
+            ),
+        };
+        match flash_decode {
+            Some(tuning) if problem.suits_flash_decode(&caches) => {
+                problem.flash_decode(caps, &caches, &tuning)
+            }
+            _ => problem.decode(caps, &decode),
+        }
     }
 
     /// Records attention over caches.

@@ -16,9 +16,7 @@ impl Problem<'_> {
         tuning: &DecodeTuning,
     ) -> Result<AttentionPlan> {
         tuning.check(caps)?;
-        let AttentionLayouts { q, k, v, out, .. } = self.layouts;
-        let wide = multiple_of(q, 4) && multiple_of(out, 4);
-        let vec = if wide { 4 } else { 1 };
+        let AttentionLayouts { k, v, .. } = self.layouts;
         let group = self.heads / self.kv_heads;
         // Heads that share keys and lists; how often the grid has each key head.
         let (alike, copies) = match &self.listed {
@@ -53,15 +51,13 @@ impl Problem<'_> {
             Some(listed) => listed.visits(),
         };
         let splits = visits.div_ceil(tuning.split_keys as usize).clamp(1, most);
-        let params = self.params(splits);
-
         let (page, ordered) = match &self.caches {
             Some(caches) => (caches.page, caches.ordered),
             None => ("strided".into(), false),
         };
         let recipe = self
             .recipe("attention/decode")
-            .with("VEC", vec)
+            .with("VEC", self.row_vector())
             .with("KVEC", team.units[0])
             .with("VVEC", team.units[1])
             .with("R", team.rows)
@@ -77,24 +73,45 @@ impl Problem<'_> {
             .with("ORDER", u32::from(ordered))
             .with("REDUCE", team.reduce);
         let grid = [splits, units, self.batch];
+        self.in_splits(caps, recipe, grid, most)
+    }
+
+    /// The plan of a kernel whose grid is splits of the keys first, `most` whatever their number: its result, or what it leaves
+    /// of each split and the kernel that combines it.
+    pub(super) fn in_splits(
+        &self,
+        caps: &Capabilities,
+        recipe: Recipe,
+        grid: [usize; 3],
+        most: usize,
+    ) -> Result<AttentionPlan> {
+        let out = self.layouts.out;
+        let params = self.params(grid[0]);
         let groups = self.v_dim.div_ceil(4) as u32;
         let combine = Recipe::new("attention/combine")
             .with("O", out.dtype())
             .with("DV", self.v_dim as u32)
             .with("LSE", u32::from(self.layouts.lse.is_some()))
-            .with("VEC", vec)
+            .with("VEC", self.row_vector())
             .with("WG", COMBINE_WORKGROUP)
             .with("CP", groups.next_power_of_two())
             .with("REDUCE", caps.reduce_tier());
         let combine_grid = [self.q_len, self.heads, self.batch];
         Ok(AttentionPlan {
             main: Launch::new(caps, recipe, grid, &params)?,
-            combine: (splits > 1)
+            combine: (grid[0] > 1)
                 .then(|| Launch::new(caps, combine, combine_grid, &params))
                 .transpose()?,
             // For as many splits as any number of keys can have, so that it never grows with the cache.
             partial: self.batch * self.heads * self.q_len * most * (groups as usize + 1) * 4,
         })
+    }
+
+    /// Elements of an access to rows of q and out.
+    pub(super) fn row_vector(&self) -> u32 {
+        let AttentionLayouts { q, out, .. } = self.layouts;
+        let wide = multiple_of(q, 4) && multiple_of(out, 4);
+        if wide { 4 } else { 1 }
     }
 }
 

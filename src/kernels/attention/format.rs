@@ -1,6 +1,7 @@
 //! How keys and values are stored: formats, and where the parts of a cache lie.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -66,6 +67,14 @@ impl KvFormat {
         }
     }
 
+    /// The type, if it is one of floating-point numbers as they are.
+    pub const fn float(self) -> Option<DType> {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => Some(self.code()),
+            _ => None,
+        }
+    }
+
     /// The type of its codes.
     pub(crate) const fn code(self) -> DType {
         match self {
@@ -105,6 +114,23 @@ impl fmt::Display for KvFormat {
             Self::Block8(channels) => write!(f, ":{channels}"),
             _ => Ok(()),
         }
+    }
+}
+
+/// Reads what `Display` writes; `block8` alone has blocks of 32 channels.
+impl FromStr for KvFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = match text.strip_prefix("block8:") {
+            Some(channels) => channels.parse().ok().map(Self::Block8),
+            None => Self::ALL.into_iter().find(|f| f.name() == text),
+        };
+        let names = Self::ALL.map(Self::name).join(", ");
+        let allowed = format!("{names} or block8:CHANNELS");
+        let format = found.ok_or_else(|| Error::argument("format", text, allowed))?;
+        format.check()?;
+        Ok(format)
     }
 }
 

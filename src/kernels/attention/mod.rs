@@ -12,6 +12,7 @@ mod cached;
 mod cooperative;
 mod decode;
 mod documents;
+mod flash_decode;
 mod format;
 mod mask;
 mod prefill;
@@ -43,7 +44,9 @@ pub use format::{KvFormat, KvLayout};
 pub use mask::{Band, Mask};
 use problem::Problem;
 pub use store::{BlockLayout, BlockTable, ChannelOrder, KvStore, TokenLayout, Tokens, plan_append};
-pub use tuning::{CooperativeTuning, DecodeTuning, Loads, MatrixUnits, PrefillTuning, Tuning};
+pub use tuning::{
+    CooperativeTuning, DecodeTuning, FlashDecodeTuning, Loads, MatrixUnits, PrefillTuning, Tuning,
+};
 
 /// Most channels of a head of q and k: what multi-head latent attention (DeepSeek-V2) takes.
 pub const MAX_HEAD_DIM: usize = 576;

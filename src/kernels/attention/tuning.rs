@@ -115,6 +115,21 @@ pub struct CooperativeTuning {
     pub loads: Loads,
 }
 
+/// Sizes of the decode kernel for matrix units, which serves caches whose numbers are bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlashDecodeTuning {
+    /// What multiplies.
+    pub units: MatrixUnits,
+    /// Subgroups of a workgroup, of 32 invocations each: a power of two, at most 8; one if emulated.
+    pub subgroups: u32,
+    /// Keys that a subgroup handles together: 16 or 32.
+    pub keys: u32,
+    /// Workgroups that the keys are split for.
+    pub workgroups: u32,
+    /// Keys of a split, at least.
+    pub split_keys: u32,
+}
+
 /// All sizes that do not change the result; [`Tuning::new`] has a device's defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuning {
@@ -126,6 +141,8 @@ pub struct Tuning {
     pub prefill: PrefillTuning,
     /// Sizes of the decode kernel.
     pub decode: DecodeTuning,
+    /// Sizes of the decode kernel for matrix units, which then serves what of caches it can.
+    pub flash_decode: Option<FlashDecodeTuning>,
 }
 
 impl PrefillTuning {
@@ -445,6 +462,74 @@ impl DecodeTuning {
     }
 }
 
+impl FlashDecodeTuning {
+    /// For the tests of devices without matrix units.
+    pub const EMULATED: Self = Self {
+        units: MatrixUnits::Emulated,
+        subgroups: 1,
+        keys: 16,
+        workgroups: 8,
+        split_keys: 128,
+    };
+
+    /// The defaults for a device; none if it has no matrix units.
+    pub fn new(caps: &Capabilities) -> Option<Self> {
+        // Two workgroups for each processor of an H100, as many as its registers hold.
+        let tuning = Self {
+            units: MatrixUnits::Device,
+            subgroups: 4,
+            keys: 32,
+            workgroups: 264,
+            split_keys: 128,
+        };
+        tuning.check(caps).is_ok().then_some(tuning)
+    }
+
+    /// What a sweep on a device should try.
+    pub fn candidates(caps: &Capabilities) -> Vec<Self> {
+        let Some(default) = Self::new(caps) else {
+            return Vec::new();
+        };
+        let mut found = vec![default];
+        for subgroups in [2, 4, 8] {
+            for keys in [16, 32] {
+                for workgroups in [264, 396, 528] {
+                    let tuning = Self {
+                        subgroups,
+                        keys,
+                        workgroups,
+                        ..default
+                    };
+                    if !found.contains(&tuning) && tuning.check(caps).is_ok() {
+                        found.push(tuning);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Bytes of workgroup memory, for tiles of `rows` rows.
+    pub(super) fn workgroup_bytes(&self, rows: u32) -> u32 {
+        self.subgroups * (2 * 32 * 16 + 8 * rows) + self.units.workgroup_bytes() as u32
+    }
+
+    pub(super) fn check(&self, caps: &Capabilities) -> Result<()> {
+        let sound = self.units.serve(caps, self.subgroups)
+            && self.subgroups.is_power_of_two()
+            && self.subgroups <= 8
+            && self.subgroups * 32 <= caps.invocations
+            && [16, 32].contains(&self.keys)
+            && self.workgroups > 0
+            && self.split_keys > 0
+            && self.workgroup_bytes(16) <= caps.workgroup_bytes;
+        if sound {
+            return Ok(());
+        }
+        Err(unfit("tuning.flash_decode", format!("{self:?}"), caps))
+    }
+}
+
 impl Tuning {
     /// The defaults for a device.
     pub fn new(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Self {
@@ -453,6 +538,7 @@ impl Tuning {
             cooperative: CooperativeTuning::new(caps, head_dim, v_dim),
             prefill: PrefillTuning::new(caps, head_dim, v_dim),
             decode: DecodeTuning::new(caps),
+            flash_decode: FlashDecodeTuning::new(caps),
         }
     }
 }

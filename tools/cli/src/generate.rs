@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use flashwave::kernels::attention::KvFormat;
 use flashwave::loader::{TokenStream, Tokenizer, Weights};
 use flashwave::model::{Generation, LlamaOptions, Model, Sampling, embedded};
 use flashwave::{Context, DType, Error};
@@ -51,9 +52,10 @@ pub struct Generate {
     /// Element type of the weights on the device: f32, f16, bf16; as stored if absent.
     #[arg(long, value_parser = dtype)]
     dtype: Option<DType>,
-    /// Element type of the KV cache: f32, f16, bf16; for models with attention.
-    #[arg(long, value_parser = dtype)]
-    kv_dtype: Option<DType>,
+    /// How keys and values are cached: f32, f16, bf16, int8, f8e4m3, f8e5m2, block8 or block8:CHANNELS; for models with
+    /// attention.
+    #[arg(long, value_name = "FORMAT")]
+    kv: Option<KvFormat>,
     /// Element type of what a prompt's products and attention take: f32, f16, bf16; f16 where weights, cache and the
     /// device's matrix units are, else f32. Of Llamas.
     #[arg(long, value_parser = dtype)]
@@ -150,7 +152,7 @@ impl Generate {
     fn load(&self, ctx: &Context, weights: &Weights) -> Result<Model> {
         let options = LlamaOptions {
             weights: self.dtype,
-            kv: self.kv_dtype,
+            kv: self.kv,
             activations: self.activations,
             ..LlamaOptions::default()
         };

@@ -65,8 +65,8 @@ fn a_hyena_generates_as_a_llama_does() {
     let last = text.lines().last().unwrap_or_default();
     assert_eq!(last.split(' ').count(), 16, "{text}");
     assert!(ids.starts_with(last), "{text}\n{ids}");
-    let error = fail(&[&own[..], &["--kv-dtype", "f16"]].concat());
-    assert!(error.contains("kv dtype: f16"), "{error}");
+    let error = fail(&[&own[..], &["--kv", "f16"]].concat());
+    assert!(error.contains("kv: f16"), "{error}");
 }
 
 #[test]

@@ -3,25 +3,26 @@
 //
 // A is [m, k], B [n, k]: rows of adjacent codes, `stride` apart, all multiples of 16 bytes. out, residual: rows of adjacent
 // elements. APART: the columns of A that are outliers come as f16 and are added: a_apart[m, o] b_apart[n, o], rows
-// `outlier_stride` apart, as many of them as a whole tile, columns from `outliers[0]` on to the next multiple of 16 zero.
+// `outlier_stride` apart, as many of them as a whole tile, columns from `outliers[0]` on to the next multiple of 64 zero.
 //
 // A workgroup computes a tile of BM x BN, walking along k in steps of BK; a subgroup of 32 has SM x SN sums in registers.
 // Both tiles are in workgroup memory, rows padded by 16 bytes against bank conflicts; the next step's codes are fetched
 // into registers during the arithmetic: gemm/cooperative.wgsl, which see for what was tried. An invocation's 16 codes become
-// two vectors of eight f16, that lie half a row apart: both operands agree, and the order along k does not matter.
+// two vectors of eight f16, that lie half a row apart: the order along k does not matter where both operands agree.
 //
 // E4M3 becomes f16 by moving its bits, which divides by 2^8: FACTOR makes up for it, so that subnormals are right and nothing
 // is multiplied here. EDGES as there: "none", "outer", "all".
 //
-// TOP/s at 8192^3 (and 4096x512x14336), f16 out, on an H100 (driver 580.159, 2026-11-25; benches/record/nvidia-h100):
-//   int8 matrices, 160x128x64, 4 subgroups of 80x64        610 (365)
-//   128x160x64, 4 of 64x80; 192x128x128, 8 of 48x64         610 (346); 610 (400)
-//   128x128x64, 4 of 64x64, fetch before the barrier        591 (392), after it 596 (324)
-//   128x128x128, 4 of 64x64: one workgroup                  558 (550)
-//   64x64x128, 4 of 32x32                                   375 (363)
-//   int8 converted to f16, 160x128x32; 128x128x64           329 (173); 273 (267)
-// Tried and dropped: 128x256x64 512 to 532 (277); 192x192x64 520 to 562; 160x160x64 286 (spills); 32x64 or 64x32 a subgroup
-// 516 (420); padding of 0 or 32 bytes 303, 426; tiles walked 4, 8 or 16 rows together: within 1%.
+// TOP/s at 8192^3 (and 4096x512x14336), f16 out, on an H100 (driver 580.159, 2026-11-25; benches/record/nvidia-h100); f16 by f16
+// has 339 (299) and its matrix units 650:
+//   int8 by int8, 128x160x64, 4 subgroups of 64x80          629 (412)
+//   160x128x64, 4 of 80x64; 128x128x64, 4 of 64x64          605 (395); 591 (431)
+//   192x128x128, 8 of 48x64; 128x128x128, 4 of 64x64        584 (435); 543 (550)
+//   64x64x128, 4 of 32x32                                   378 (364)
+//   f16 by E4M3, 128x128x32; 192x128x64                     269; 267
+// Tried and dropped, int8: 128x256x64 512 to 532 (277); 192x192x64 520 to 562; 160x160x64 286 (spills); 32x64 or 64x32 a
+// subgroup 516 (420); padding of 0 or 32 bytes 303, 426; fetch after the barrier at 128x128x64 596 (324); tiles walked 4, 8 or
+// 16 rows together: within 1%; int8 converted to f16: 273 to 304. E4M3 by E4M3 in natural order: 243 (192x128x64).
 #if COOP == "units"
 enable wgpu_cooperative_matrix;
 enable f16;
@@ -60,8 +61,9 @@ ${ t.words(12, "b_apart", "vec4<f32>") }
 ${ activation.functions(F) }
 ${ quantized.finish(SUMS, EDGES, OUT, BIAS, RESIDUAL, A_SCALES, B_SCALES, ZEROS, APART, FACTOR) }
 #if KIND == "f16"
-${ code8.halves(COOP, "a", A) }
-${ code8.halves(COOP, "b", B) }
+#set ORDER = "natural" if A == "f16" or B == "f16" else "paired"
+${ code8.halves(COOP, "a", A, ORDER) }
+${ code8.halves(COOP, "b", B, ORDER) }
 #endif
 
 var<workgroup> memory: array<vec4<f32>, ${[SIZE_A + BN * PITCH, RESULTS]|max}>;
@@ -197,7 +199,7 @@ fn main(
     let row = subgroup_lane / 4u;
     let col = subgroup_lane % 4u;
     #if APART == 1
-    let columns = min((outliers[0] + 15u) / 16u * 2u, p.outlier_stride);
+    let vectors = min((outliers[0] + 63u) / 64u * 8u, p.outlier_stride);
     #endif
     #for i in range(SM // 16)
     #for j in range(SN // 16)
@@ -205,10 +207,15 @@ fn main(
         ${ matrices.store(COOP, KIND, "sum" ~ i ~ "_" ~ j, "memory", "result", 5) }
         #if APART == 1
         ${ matrices.sum(COOP, "f16", "apart") }
-        for (var o = 0u; o < columns; o += 2u) {
-            ${ matrices.load(COOP, "f16", "left", "A", "a_apart", "(m0 + sub_m + " ~ (i * 16) ~ "u) * p.outlier_stride + o", "p.outlier_stride") }
-            ${ matrices.load(COOP, "f16", "right", "B", "b_apart", "(n0 + sub_n + " ~ (j * 16) ~ "u) * p.outlier_stride + o", "p.outlier_stride") }
-            ${ matrices.add(COOP, "f16", "apart", "left", "right", "a_apart", "b_apart") }
+        // Four steps at a time, so that their loads are under way together.
+        for (var o = 0u; o < vectors; o += 8u) {
+            #for s in range(4)
+            ${ matrices.load(COOP, "f16", "left" ~ s, "A", "a_apart", "(m0 + sub_m + " ~ (i * 16) ~ "u) * p.outlier_stride + o + " ~ (2 * s) ~ "u", "p.outlier_stride") }
+            ${ matrices.load(COOP, "f16", "right" ~ s, "B", "b_apart", "(n0 + sub_n + " ~ (j * 16) ~ "u) * p.outlier_stride + o + " ~ (2 * s) ~ "u", "p.outlier_stride") }
+            #endfor
+            #for s in range(4)
+            ${ matrices.add(COOP, "f16", "apart", "left" ~ s, "right" ~ s, "a_apart", "b_apart") }
+            #endfor
         }
         ${ matrices.store(COOP, "f16", "apart", "memory", "result + " ~ RESULT ~ "u", 5) }
         #endif

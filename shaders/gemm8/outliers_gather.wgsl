@@ -1,4 +1,4 @@
-// The weights that meet A's outliers: apart[n, s] = codes[n, columns[1 + s]] as f16, exact, up to the next multiple of 16
+// The weights that meet A's outliers: apart[n, s] = codes[n, columns[1 + s]] as f16, exact, up to the next multiple of 64
 // columns zeros.
 //
 // codes: rows of int8, a multiple of four, `stride` apart; apart: words of two, `apart_stride` vectors of eight from row to row. An
@@ -29,7 +29,7 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let count = min(columns[0], p.apart_stride * 8u);
-    let words = (count + 15u) / 16u * 8u;
+    let words = (count + 63u) / 64u * 32u;
     let first = (workgroup.y * grid.x + workgroup.x) * ${ROWS}u;
     for (var i = lane; i < words * ${ROWS}u; i += ${WG}u) {
         let row = first + i / words;

@@ -1,12 +1,13 @@
 // The list of columns that any strip found (gemm8/outliers_scan.wgsl): columns[0] is how many, the columns follow in their order,
 // at most `most`; slots[k] is a listed column's place in the list, counted from one, or 0.
 //
-// One workgroup: an invocation has a run of groups of four columns; a prefix sum over the invocations says where its
+// One workgroup: an invocation has a run of groups of eight columns; a prefix sum over the invocations says where its
 // columns go.
 #import "lib/tensor.wgsl" as t
 
 struct Params {
     groups: u32,
+    cols: u32,
     strips: u32,
     most: u32,
 }
@@ -33,7 +34,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
         let bits = any_strip(g);
         own += countOneBits(bits);
         // Kept for the second round.
-        slots[g * 4u] = bits;
+        slots[g * 8u] = bits;
     }
     counts[lane] = own;
     workgroupBarrier();
@@ -46,15 +47,15 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     }
     var next = counts[lane] - own;
     for (var g = first; g < end; g += 1u) {
-        let bits = slots[g * 4u];
-        for (var i = 0u; i < 4u; i += 1u) {
+        let bits = slots[g * 8u];
+        for (var i = 0u; i < 8u; i += 1u) {
             var slot = 0u;
             if ((bits >> i) & 1u) == 1u && next < p.most {
                 next += 1u;
                 slot = next;
-                columns[slot] = g * 4u + i;
+                columns[slot] = g * 8u + i;
             }
-            slots[g * 4u + i] = slot;
+            if g * 8u + i < p.cols { slots[g * 8u + i] = slot; }
         }
     }
     if lane == ${WG - 1}u { columns[0] = min(counts[lane], p.most); }

@@ -6,7 +6,7 @@
 // row's codes are written. A row that is not finite has scale NaN and codes 0.
 //
 // APART: columns that are outliers (slots[k] > 0) do not count and have code 0; their numbers go to apart[row, slot - 1] as f16,
-// up to the next multiple of 16 columns zeros: LLM.int8() (arXiv 2208.07339).
+// up to the next multiple of 64 columns zeros: LLM.int8() (arXiv 2208.07339).
 //
 // x: `rows` rows of `cols` adjacent elements; codes: words of four, `code_stride` words from row to row. A workgroup of WG has a
 // row, in registers where it is at most 4 * WG * UNROLL long; UNROLL 0 reads it again for each pass.
@@ -138,13 +138,12 @@ fn main(
     let most = workgroup_max(max(max(high.x, high.y), max(high.z, high.w)), lane);
     let least = -workgroup_max(max(max(low.x, low.y), max(low.z, low.w)), lane);
     let scale = scale_for(min(most - least, bitcast<f32>(p.rows * 0u + 0x7f7fffffu)), ${"0.00392156862745098"});
-    let zero = clamp(-128.0 - nearest(least, scale), -128.0, 127.0);
+    let zero = clamp(-128.0 - nearest(vec4<f32>(least), scale).x, -128.0, 127.0);
     #endif
     #set LEAST = "-127.0" if SYMMETRY == "symmetric" else "-128.0"
     var sum = 0.0;
     ${each("let v = $x;
-    let code = clamp(vec4<f32>(nearest(v.x, scale), nearest(v.y, scale), nearest(v.z, scale), nearest(v.w, scale)) + zero,
-        vec4<f32>(" ~ LEAST ~ "), vec4<f32>(127.0));
+    let code = clamp(nearest(v, scale) + zero, vec4<f32>(" ~ LEAST ~ "), vec4<f32>(127.0));
     sum += (code.x + code.y) + (code.z + code.w);
     codes[p.code_offset + row * p.code_stride + g] = pack4xI8(vec4<i32>(code));")}
     #if ZEROS == 1
@@ -161,7 +160,7 @@ fn main(
     if row < p.rows {
         let count = min(columns[0], p.apart_stride * 8u);
         // Words of two columns.
-        for (var s = lane; s < (count + 15u) / 16u * 8u; s += ${WG}u) {
+        for (var s = lane; s < (count + 63u) / 64u * 32u; s += ${WG}u) {
             var pair = vec2<f32>();
             for (var i = 0u; i < 2u; i += 1u) {
                 if s * 2u + i < count {

@@ -99,18 +99,19 @@ fn scale_for(range: f32, inverse: f32) -> f32 {
     f32::from_bits((scale + 0x1fff) & !0x1fff)
 }
 
-/// The integer nearest to x / scale, of two the even one: the scale has 11 significant bits, so that comparisons with half
-/// steps are exact.
+/// The integer nearest to x / scale, of two the even one: the scale has 11 significant bits, so that what is left of x is exact.
 fn nearest(x: f32, scale: f32) -> f32 {
     if scale.is_nan() {
         return 0.0;
     }
-    let code = (x * (1.0 / scale)).round_ties_even().clamp(-255.0, 255.0);
-    let odd = code as i32 & 1 != 0;
-    let (upper, lower) = ((code + 0.5) * scale, (code - 0.5) * scale);
-    let up = f32::from(x > upper || (odd && x == upper));
-    let down = f32::from(x < lower || (odd && x == lower));
-    (code + up - down).clamp(-255.0, 255.0)
+    let code = (x * (1.0 / scale)).round_ties_even();
+    let (rest, half) = (x - code * scale, 0.5 * scale);
+    let odd = (code * 0.5).fract() != 0.0;
+    if rest.abs() > half || (rest.abs() == half && odd) {
+        code + rest.signum()
+    } else {
+        code
+    }
 }
 
 /// A row as the GPU codes it, bit by bit.

@@ -646,7 +646,8 @@ fn outlier_cases() -> Vec<Case> {
         (F16, [70, 40, 256], 3),
         (F32, [33, 36, 160], 20),
         (F16, [64, 64, 512], 0),
-        (F32, [300, 136, 1088], 9),
+        (F32, [200, 136, 1088], 9),
+        (F16, [34, 24, 660], 90),
     ] {
         let name = format!("{dtype} {size:?} {columns} columns");
         cases.push(Case::new("gemm8", "outliers", name.clone(), move |ctx| {
@@ -704,7 +705,7 @@ fn outliers(
     };
     ctx.record(|pass| {
         LlmInt8 {
-            most: 32,
+            most: 128,
             ..LlmInt8::default()
         }
         .run(pass, &args)

@@ -18,7 +18,7 @@ use crate::tensor::Tensor;
 pub struct Outliers<'a, T> {
     /// [1 + most] of u32: how many there are, then their numbers.
     pub columns: &'a T,
-    /// [m + 256 or more, most] of f16: A's numbers in those columns; columns to the next multiple of 16 are zero.
+    /// [m + 256 or more, most] of f16: A's numbers in those columns; columns to the next multiple of 64 are zero.
     pub a: &'a T,
     /// [n + 256 or more, most] of f16: B's codes in those columns.
     pub b: &'a T,
@@ -58,7 +58,7 @@ impl Outliers<'_, Layout> {
             let fits = layout.rank() == 2
                 && layout.shape()[0] >= rows + BEYOND
                 && layout.shape()[1] == most
-                && most.is_multiple_of(16)
+                && most.is_multiple_of(64)
                 && layout.is_contiguous()
                 && layout.offset() == 0;
             if !fits {
@@ -66,7 +66,7 @@ impl Outliers<'_, Layout> {
                     name,
                     format!("{layout:?}"),
                     format!(
-                        "contiguous, {} rows or more of {most} (a multiple of 16)",
+                        "contiguous, {} rows or more of {most} (a multiple of 64)",
                         rows + BEYOND
                     ),
                 ));
@@ -82,7 +82,7 @@ impl Outliers<'_, Layout> {
 pub struct LlmInt8 {
     /// The least outlier. The paper's is 6.
     pub threshold: f32,
-    /// Columns taken apart at most, a multiple of 16: memory is kept for as many. The first ones in order are; any others
+    /// Columns taken apart at most, a multiple of 64: memory is kept for as many. The first ones in order are; any others
     /// are quantised like the rest.
     pub most: usize,
     /// F.
@@ -154,6 +154,7 @@ struct ScanParams {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct ListParams {
     groups: u32,
+    cols: u32,
     strips: u32,
     most: u32,
 }
@@ -172,7 +173,7 @@ const SLOTS: usize = 48;
 /// Rows that an invocation looks through, at least.
 const STRIP: usize = 64;
 /// Strips at most: the list is made from all of them by one workgroup.
-const STRIPS: usize = 64;
+const STRIPS: usize = 32;
 /// Rows of weights that a workgroup gathers.
 const ROWS: u32 = 16;
 const LANES: u32 = 256;
@@ -182,8 +183,8 @@ impl LlmInt8 {
     /// Plans the five dispatches, in their order: look for columns, list them, gather the weights of those, quantise the
     /// rest, multiply.
     pub fn plan(&self, caps: &Capabilities, args: &LlmInt8Args<'_, Layout>) -> Result<[Launch; 5]> {
-        if self.most == 0 || !self.most.is_multiple_of(16) {
-            return Err(Error::argument("most", self.most, "a multiple of 16"));
+        if self.most == 0 || !self.most.is_multiple_of(64) {
+            return Err(Error::argument("most", self.most, "a multiple of 64"));
         }
         if self.threshold.is_nan() || self.threshold <= 0.0 {
             return Err(Error::argument("threshold", self.threshold, "positive"));
@@ -241,7 +242,7 @@ impl LlmInt8 {
         }
         let n = args.weight.codes.as_rows("weight")?.rows;
         Ok(Between {
-            found: Layout::contiguous(DType::U32, [strips(x.rows)[0], x.cols / 4])?,
+            found: Layout::contiguous(DType::U32, [strips(x.rows)[0], x.cols.div_ceil(8)])?,
             columns: Layout::contiguous(DType::U32, [1 + self.most])?,
             slots: Layout::contiguous(DType::U32, [x.cols])?,
             codes: Layout::contiguous(DType::I8, args.x.shape())?,
@@ -259,7 +260,7 @@ impl LlmInt8 {
     ) -> Result<[Launch; 2]> {
         let rows = x.as_rows("x")?;
         let [strips, strip] = strips(rows.rows);
-        let groups = between.slots.len() / 4;
+        let groups = rows.cols.div_ceil(8);
         let wide = if rows.multiple_of(4) { 4u32 } else { 1 };
         let scan = Launch::new(
             caps,
@@ -283,6 +284,7 @@ impl LlmInt8 {
             [1, 1, 1],
             &ListParams {
                 groups: groups as u32,
+                cols: rows.cols as u32,
                 strips: strips as u32,
                 most: self.most as u32,
             },

@@ -13,6 +13,7 @@ pub mod fft;
 pub mod fftconv;
 pub mod gemm;
 pub mod gemm8;
+pub mod gguf;
 pub mod hyena;
 pub mod kv;
 pub mod llama;

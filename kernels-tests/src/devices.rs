@@ -28,6 +28,7 @@ pub fn large_card() -> Capabilities {
         class: DeviceClass::Discrete,
         spirv: true,
         matrix_elements: true,
+        matrix_int8: true,
         cooperative: vec![CooperativeShape::F16],
         ..vulkan([32, 32], 48 << 10, 2 << 30)
     }

@@ -7,6 +7,7 @@ use bytemuck::{Pod, Zeroable};
 use super::elementwise::Activation;
 use super::gemm::{Gating, Residual, require_bias};
 use super::linear::LinearArgs;
+use super::quant::{QuantParams, constants};
 use crate::capabilities::{Capabilities, DeviceClass, ReduceTier};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Rows};
@@ -16,6 +17,9 @@ use crate::tensor::Tensor;
 
 /// Rows of x that one reading of the weights serves; more are read for again.
 pub const MAX_ROWS: usize = 8;
+
+/// The table that NF4 is decoded with.
+const NF4_BYTES: usize = 64;
 
 /// Who works on the same rows of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,12 +76,20 @@ struct Params {
     eps: f32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ParamsOfQuant {
+    own: Params,
+    w: QuantParams,
+}
+
 /// A problem that has been checked.
 struct Checked {
     x: Rows,
     w: Rows,
     y: Rows,
     residual: Option<Rows>,
+    quantised: bool,
     /// Rows of x for a workgroup: all of them, or even parts of at most [`MAX_ROWS`].
     per_pass: usize,
 }
@@ -122,6 +134,45 @@ impl Gemv {
         found
     }
 
+    /// As [`candidates`](Self::candidates) for quantised weights, whose units of 16 bytes are many elements.
+    pub fn quant_candidates(&self, caps: &Capabilities, rows: usize) -> Vec<GemvTuning> {
+        let rows = even_parts(rows);
+        let mut found = Vec::new();
+        let cuts = [
+            (1, 1),
+            (1, 2),
+            (1, 4),
+            (2, 1),
+            (2, 2),
+            (4, 1),
+            (4, 2),
+            (8, 1),
+        ];
+        for ((per_team, unroll), workgroup) in cuts
+            .into_iter()
+            .flat_map(|cut| [64, 128, 256].map(|w| (cut, w)))
+        {
+            if rows * per_team as usize * self.gating.factor() > 64 {
+                continue;
+            }
+            let tuning = |team, per_workgroup| GemvTuning {
+                team,
+                per_team,
+                per_workgroup,
+                unroll,
+                workgroup,
+            };
+            if let Some(size) = caps.subgroups.map(|s| s.min) {
+                let once = ((workgroup / size).max(1) * per_team).next_multiple_of(4);
+                found.push(tuning(Team::Subgroup, once));
+            }
+            found.push(tuning(Team::Workgroup, per_team.max(4)));
+            found.push(tuning(Team::Workgroup, 16));
+        }
+        found.retain(|t| self.check_tuning(caps, rows, false, t).is_ok());
+        found
+    }
+
     /// Plans the dispatch, choosing how to cut it.
     pub fn plan(&self, caps: &Capabilities, args: &LinearArgs<'_, Layout>) -> Result<Launch> {
         let problem = self.check(args)?;
@@ -144,7 +195,7 @@ impl Gemv {
     /// Records the product.
     pub fn run(&self, pass: &mut Pass<'_>, args: &LinearArgs<'_, Tensor>) -> Result<()> {
         let launch = self.plan(pass.capabilities(), &args.layouts())?;
-        args.launch(pass, &launch)
+        args.bind(pass, &launch)
     }
 
     /// Records the product with a given tuning.
@@ -155,7 +206,7 @@ impl Gemv {
         tuning: &GemvTuning,
     ) -> Result<()> {
         let launch = self.plan_with(pass.capabilities(), &args.layouts(), tuning)?;
-        args.launch(pass, &launch)
+        args.bind(pass, &launch)
     }
 
     fn check(&self, args: &LinearArgs<'_, Layout>) -> Result<Checked> {
@@ -178,6 +229,7 @@ impl Gemv {
         }
         Ok(Checked {
             per_pass: even_parts(x.rows),
+            quantised: args.weight.quant().is_some(),
             x,
             w,
             y,
@@ -204,7 +256,7 @@ impl Gemv {
         };
         let results = self.gating.factor() * rows * tuning.per_workgroup as usize;
         // Each array is rounded up to 16 bytes.
-        (self.sums(rows, normed, tuning) * slots + results + rows) * 4 + 48
+        (self.sums(rows, normed, tuning) * slots + results + rows) * 4 + 48 + NF4_BYTES
     }
 
     fn check_tuning(
@@ -253,6 +305,17 @@ impl Gemv {
             .subgroups
             .map(|s| s.min)
             .filter(|&s| s >= 16 && caps.class != DeviceClass::Software);
+        if let (true, Some(size)) = (problem.quantised, subgroup) {
+            let teams = (128.min(caps.invocations) / size).max(1);
+            let per_team = (4 / factor / (rows as u32).div_ceil(4)).max(1);
+            return GemvTuning {
+                team: Team::Subgroup,
+                per_team,
+                per_workgroup: (teams * per_team).next_multiple_of(4),
+                unroll: 1,
+                workgroup: teams * size,
+            };
+        }
         if rows == 1 && subgroup.is_some() && caps.invocations >= 256 {
             // H200, 2026-11-24, us for f16 4096x4096, 4096x14336, 11008x4096: this 11.2, 30.1, 23.8; teams of a
             // subgroup with 2 columns and 4 steps 13.4, 37.6, 24.2.
@@ -300,14 +363,16 @@ impl Gemv {
             y,
             residual,
             per_pass,
+            quantised: _,
         } = problem;
         let norm = args.norm;
+        let quant = args.weight.quant();
         let along_k = |n: usize| {
             x.multiple_of(n)
-                && w.multiple_of(n)
+                && (quant.is_some() || w.multiple_of(n))
                 && norm.is_none_or(|(weight, _)| weight.offset().is_multiple_of(n))
         };
-        let chunk = if along_k(8) {
+        let chunk = if quant.is_none() && along_k(8) {
             8u32
         } else if along_k(4) {
             4
@@ -337,7 +402,7 @@ impl Gemv {
             |layout: Option<&Layout>| layout.map_or(Constant::from("none"), |l| l.dtype().into());
         let recipe = Recipe::new("gemm/gemv")
             .with("X", args.x.dtype())
-            .with("W", args.weight.dtype())
+            .with("W", args.weight.dtype().name())
             .with("Y", args.out.dtype())
             .with("BIAS", optional(args.bias))
             .with("RESIDUAL", args.residual.constant())
@@ -361,7 +426,15 @@ impl Gemv {
             .with("REDUCE", caps.reduce_tier());
         let [across, down, _] = linear_grid(caps, y.cols.div_ceil(tuning.per_workgroup as usize));
         let grid = [across, down, x.rows.div_ceil(*per_pass)];
-        Launch::new(caps, recipe, grid, &params)
+        match quant {
+            None => Launch::new(caps, recipe, grid, &params),
+            Some(quant) => {
+                let w = QuantParams::of(&quant);
+                let tail = !quant.cols.is_multiple_of(quant.unit());
+                let recipe = constants(recipe, &quant).with("TAIL", u32::from(tail));
+                Launch::new(caps, recipe, grid, &ParamsOfQuant { own: params, w })
+            }
+        }
     }
 }
 

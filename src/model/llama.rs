@@ -30,9 +30,9 @@ const CHUNK: usize = 256;
 /// Element types of a model on the device, and how its layers attend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LlamaOptions {
-    /// Of the weights: f32, f16 or bf16; `None` keeps what the file has (quantised formats become f16).
+    /// Of the weights: f32, f16, bf16 or a quantised format; `None` keeps what the file has.
     pub weights: Option<DType>,
-    /// Of the KV cache; `None` for the weights' own type.
+    /// Of the KV cache; `None` for the weights' own type, f16 if they are quantised.
     pub kv: Option<DType>,
     /// Each layer's attention in place of the file's; empty for the file's own.
     pub attention: Vec<LayerAttention>,
@@ -107,7 +107,8 @@ impl Llama {
             load.matrix(&["lm_head.weight".into()])?
         };
         ctx.flush()?;
-        let kv = options.kv.unwrap_or(embedding.dtype());
+        let own = Some(embedding.dtype()).filter(|d| d.is_float());
+        let kv = options.kv.or(own).unwrap_or(DType::F16);
         Self::assemble(
             ctx,
             config,
@@ -124,6 +125,7 @@ impl Llama {
     /// A model of random weights, uniform and of unit gain: for measuring shapes that nobody has at hand. All
     /// matrices hold the same sequence of values, each in memory of its own.
     pub fn random(ctx: &Context, config: LlamaConfig, dtype: DType) -> Result<Self> {
+        let kv = if dtype.is_float() { dtype } else { DType::F16 };
         let (hidden, inner, head_dim) = (
             config.hidden_size,
             config.intermediate_size,
@@ -154,7 +156,7 @@ impl Llama {
         Self::assemble(
             ctx,
             config,
-            dtype,
+            kv,
             Parts {
                 embedding,
                 layers,

@@ -12,6 +12,7 @@ mod fftconv_backward;
 pub mod gemm;
 pub mod hyena;
 pub mod norm;
+pub mod quant;
 pub mod random;
 pub mod rope;
 pub mod select;
@@ -90,6 +91,11 @@ pub const FAMILIES: &[Family] = &[
         name: "norm",
         cases: norm::cases,
         launches: norm::launches,
+    },
+    Family {
+        name: "quant",
+        cases: quant::cases,
+        launches: quant::launches,
     },
     Family {
         name: "random",

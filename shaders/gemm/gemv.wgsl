@@ -20,6 +20,7 @@
 #import "lib/activation.wgsl" as activation
 #import "lib/reduce.wgsl" as reduce
 #import "lib/quant.wgsl" as quant
+#import "lib/gemv.wgsl" as gemv
 
 #set V = R * (2 if GATED == 1 else 1)
 #set NORMED = NORM != "none"
@@ -379,39 +380,5 @@ fn main(
     workgroupBarrier();
     #endif
 
-    // Four columns of a row at a time.
-    for (var i = lane; i < ${M * ROWS // 4}u; i += ${WG}u) {
-        let m = i / ${ROWS // 4}u;
-        let col = (i % ${ROWS // 4}u) * 4u;
-        let row = m0 + m;
-        if row >= p.rows || n0 + col >= p.n { continue; }
-        let n = min(p.n - n0 - col, 4u);
-        let at_sum = m * ${ROWS}u + col;
-        var y = vec4<f32>(results[at_sum], results[at_sum + 1u], results[at_sum + 2u], results[at_sum + 3u]);
-        #if GATED == 1
-        let at_up = at_sum + ${M * ROWS}u;
-        var up = vec4<f32>(results[at_up], results[at_up + 1u], results[at_up + 2u], results[at_up + 3u]);
-        #endif
-        #if NORMED
-        let scale = inverseSqrt(squares[m] / f32(p.k) + p.eps);
-        y *= scale;
-        #if GATED == 1
-        up *= scale;
-        #endif
-        #endif
-        #if BIAS != "none"
-        y += load_some_bias(p.bias_offset + n0 + col, n);
-        #endif
-        y = activate4(y);
-        #if GATED == 1
-        y *= up;
-        #endif
-        let at = p.y_offset + row * p.y_stride + n0 + col;
-        #if RESIDUAL == "inout"
-        y += load_some_y(at, n);
-        #elif RESIDUAL != "none"
-        y += load_some_residual(p.residual_offset + row * p.residual_stride + n0 + col, n);
-        #endif
-        store_some_y(at, n, y);
-    }
+    ${ gemv.finish(M, ROWS, WG, GATED, NORMED, BIAS, RESIDUAL) }
 }

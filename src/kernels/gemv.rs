@@ -11,6 +11,7 @@ use super::quant::{QuantParams, constants};
 use crate::capabilities::{Capabilities, DeviceClass, ReduceTier};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Rows};
+use crate::quant::QuantLayout;
 use crate::recipe::{Constant, Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
@@ -28,6 +29,8 @@ pub enum Team {
     Subgroup,
     /// The workgroup.
     Workgroup,
+    /// The workgroup, for one row of x, which it keeps in registers, and quantised weights.
+    Resident,
 }
 
 /// How the work is cut: one row of a tuning table.
@@ -41,7 +44,7 @@ pub struct GemvTuning {
     pub per_workgroup: u32,
     /// Steps along k that are loaded before they are used: 1 to 16.
     pub unroll: u32,
-    /// Invocations of a workgroup: a power of two.
+    /// Invocations of a workgroup: a power of two; of a resident team whole subgroups.
     pub workgroup: u32,
 }
 
@@ -89,7 +92,7 @@ struct Checked {
     w: Rows,
     y: Rows,
     residual: Option<Rows>,
-    quantised: bool,
+    quant: Option<QuantLayout>,
     /// Rows of x for a workgroup: all of them, or even parts of at most [`MAX_ROWS`].
     per_pass: usize,
 }
@@ -135,9 +138,24 @@ impl Gemv {
     }
 
     /// As [`candidates`](Self::candidates) for quantised weights, whose units of 16 bytes are many elements.
-    pub fn quant_candidates(&self, caps: &Capabilities, rows: usize) -> Vec<GemvTuning> {
-        let rows = even_parts(rows);
+    pub fn quant_candidates(
+        &self,
+        caps: &Capabilities,
+        rows: usize,
+        weight: &QuantLayout,
+    ) -> Vec<GemvTuning> {
         let mut found = Vec::new();
+        for (per_team, per_workgroup) in [1, 2, 4]
+            .into_iter()
+            .flat_map(|r| [4, 8, 16, 32].map(|n| (r, n)))
+        {
+            for span in 1..=4 {
+                let tuning = resident(caps, weight, span, per_team, per_workgroup);
+                let tuning = tuning.filter(|t| rows == 1 && t.workgroup >= 64);
+                found.extend(tuning);
+            }
+        }
+        let rows = even_parts(rows);
         let cuts = [
             (1, 1),
             (1, 2),
@@ -189,6 +207,16 @@ impl Gemv {
     ) -> Result<Launch> {
         let problem = self.check(args)?;
         self.check_tuning(caps, problem.per_pass, args.norm.is_some(), tuning)?;
+        if tuning.team == Team::Resident {
+            let kept = problem
+                .quant
+                .map(|q| units(&q).div_ceil(tuning.workgroup) * q.unit() as u32);
+            if kept.is_none_or(|kept| kept > 2 * KEPT) {
+                let was = format!("{tuning:?} for {:?}", args.weight);
+                let allowed = "quantised weights of which a workgroup's registers hold a row of x";
+                return Err(Error::argument("tuning", was, allowed));
+            }
+        }
         self.launch(caps, args, &problem, tuning)
     }
 
@@ -229,7 +257,7 @@ impl Gemv {
         }
         Ok(Checked {
             per_pass: even_parts(x.rows),
-            quantised: args.weight.quant().is_some(),
+            quant: args.weight.quant(),
             x,
             w,
             y,
@@ -250,11 +278,18 @@ impl Gemv {
         tuning: &GemvTuning,
     ) -> usize {
         let slots = match (tuning.team, caps.reduce_tier()) {
-            (Team::Subgroup, _) => 0,
+            (Team::Subgroup | Team::Resident, _) => 0,
             (Team::Workgroup, ReduceTier::Subgroup) => tuning.workgroup as usize / 4,
             (Team::Workgroup, ReduceTier::Workgroup) => tuning.workgroup as usize,
         };
-        let results = self.gating.factor() * rows * tuning.per_workgroup as usize;
+        let columns = match (tuning.team, caps.subgroups) {
+            // What each subgroup has of it, too.
+            (Team::Resident, Some(s)) => {
+                tuning.per_workgroup as usize * (1 + tuning.workgroup.div_ceil(s.min) as usize)
+            }
+            _ => tuning.per_workgroup as usize,
+        };
+        let results = self.gating.factor() * rows * columns;
         // Each array is rounded up to 16 bytes.
         (self.sums(rows, normed, tuning) * slots + results + rows) * 4 + 48 + NF4_BYTES
     }
@@ -266,15 +301,21 @@ impl Gemv {
         normed: bool,
         tuning: &GemvTuning,
     ) -> Result<()> {
-        let fits = tuning.workgroup.is_power_of_two()
+        let whole = match tuning.team {
+            Team::Resident => caps.subgroups.is_some_and(|s| {
+                rows == 1 && tuning.unroll == 1 && tuning.workgroup.is_multiple_of(s.max)
+            }),
+            _ => tuning.workgroup.is_power_of_two(),
+        };
+        let fits = whole
             && (4..=caps.invocations).contains(&tuning.workgroup)
             && (1..=8).contains(&tuning.per_team)
             && (1..=16).contains(&tuning.unroll)
             && (4..=1024).contains(&tuning.per_workgroup)
             && tuning.per_workgroup.is_multiple_of(4)
             && tuning.per_workgroup.is_multiple_of(tuning.per_team)
-            && (tuning.team == Team::Workgroup || caps.subgroups.is_some())
-            && (tuning.team == Team::Subgroup
+            && (tuning.team != Team::Subgroup || caps.subgroups.is_some())
+            && (tuning.team != Team::Workgroup
                 || self.sums(rows, normed, tuning) <= tuning.workgroup as usize)
             && self.workgroup_bytes(caps, rows, normed, tuning) <= caps.workgroup_bytes as usize;
         if fits {
@@ -305,7 +346,16 @@ impl Gemv {
             .subgroups
             .map(|s| s.min)
             .filter(|&s| s >= 16 && caps.class != DeviceClass::Software);
-        if let (true, Some(size)) = (problem.quantised, subgroup) {
+        if let (Some(quant), Some(size)) = (&problem.quant, subgroup) {
+            // A few hundred workgroups, in which a row of x is worth its loads.
+            let columns = (problem.y.cols / 512).clamp(4, 32) as u32;
+            let columns = 1 << columns.ilog2();
+            let found = (1..=4)
+                .filter_map(|span| resident(caps, quant, span, (4 / factor).max(1), columns))
+                .find(|t| t.workgroup <= 256 && self.check_tuning(caps, rows, normed, t).is_ok());
+            if let Some(tuning) = found {
+                return tuning;
+            }
             let teams = (128.min(caps.invocations) / size).max(1);
             let per_team = (4 / factor / (rows as u32).div_ceil(4)).max(1);
             return GemvTuning {
@@ -363,10 +413,9 @@ impl Gemv {
             y,
             residual,
             per_pass,
-            quantised: _,
+            quant,
         } = problem;
         let norm = args.norm;
-        let quant = args.weight.quant();
         let along_k = |n: usize| {
             x.multiple_of(n)
                 && (quant.is_some() || w.multiple_of(n))
@@ -400,7 +449,11 @@ impl Gemv {
         };
         let optional =
             |layout: Option<&Layout>| layout.map_or(Constant::from("none"), |l| l.dtype().into());
-        let recipe = Recipe::new("gemm/gemv")
+        let shader = match tuning.team {
+            Team::Resident => "gemm/gemv_resident",
+            _ => "gemm/gemv",
+        };
+        let recipe = Recipe::new(shader)
             .with("X", args.x.dtype())
             .with("W", args.weight.dtype().name())
             .with("Y", args.out.dtype())
@@ -421,6 +474,7 @@ impl Gemv {
                 match tuning.team {
                     Team::Subgroup => "subgroup",
                     Team::Workgroup => "workgroup",
+                    Team::Resident => "resident",
                 },
             )
             .with("REDUCE", caps.reduce_tier());
@@ -429,13 +483,50 @@ impl Gemv {
         match quant {
             None => Launch::new(caps, recipe, grid, &params),
             Some(quant) => {
-                let w = QuantParams::of(&quant);
+                let w = QuantParams::of(quant);
                 let tail = !quant.cols.is_multiple_of(quant.unit());
-                let recipe = constants(recipe, &quant).with("TAIL", u32::from(tail));
+                let mut recipe = constants(recipe, quant).with("TAIL", u32::from(tail));
+                if tuning.team == Team::Resident {
+                    let subgroups = caps
+                        .subgroups
+                        .map_or(1, |s| tuning.workgroup.div_ceil(s.min));
+                    let span = units(quant).div_ceil(tuning.workgroup);
+                    recipe = recipe.with("SUBGROUPS", subgroups).with("SPAN", span);
+                }
                 Launch::new(caps, recipe, grid, &ParamsOfQuant { own: params, w })
             }
         }
     }
+}
+
+/// Units of a row.
+fn units(weight: &QuantLayout) -> u32 {
+    (weight.padded_cols() / weight.unit()) as u32
+}
+
+/// Elements of x that an invocation keeps at most.
+const KEPT: u32 = 64;
+
+/// A workgroup that keeps x, `span` units an invocation; `None` where it would be too large or keep too much.
+fn resident(
+    caps: &Capabilities,
+    weight: &QuantLayout,
+    span: u32,
+    per_team: u32,
+    per_workgroup: u32,
+) -> Option<GemvTuning> {
+    let size = caps.subgroups?.max;
+    let workgroup = units(weight).div_ceil(span).next_multiple_of(size);
+    let fits = workgroup <= caps.invocations.min(512)
+        && span * weight.unit() as u32 <= KEPT.max(weight.unit() as u32)
+        && per_workgroup.is_multiple_of(per_team);
+    fits.then_some(GemvTuning {
+        team: Team::Resident,
+        per_team,
+        per_workgroup,
+        unroll: 1,
+        workgroup,
+    })
 }
 
 /// `rows` in even parts of at most [`MAX_ROWS`].

@@ -88,7 +88,11 @@ pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
         .collect();
     for &[n, k] in quant_problems(scale) {
         for format in &FORMATS[..4] {
-            for tuning in OP.quant_candidates(caps, 1) {
+            let layout = Layout::contiguous(DType::Quant(*format), [n, k]);
+            let Some(layout) = layout.ok().and_then(|l| l.quant()) else {
+                continue;
+            };
+            for tuning in OP.quant_candidates(caps, 1, &layout) {
                 rows.push(row(caps, DType::Quant(*format), [n, k, 1], Some(tuning)));
             }
         }

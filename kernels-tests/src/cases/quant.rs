@@ -170,7 +170,7 @@ impl Layer {
 
     fn run(&self, ctx: &Context, seed: u64) -> Result<Outcome, Failure> {
         if let Some(tuning) = self.tuning
-            && tuning.team == Team::Subgroup
+            && tuning.team != Team::Workgroup
             && ctx.capabilities().subgroups.is_none()
         {
             return Ok(Outcome::default());
@@ -295,6 +295,8 @@ pub fn cases() -> Vec<Case> {
         cut(Team::Subgroup, 4, 32, 1, 64),
         cut(Team::Workgroup, 2, 4, 2, 64),
         cut(Team::Workgroup, 4, 16, 1, 32),
+        cut(Team::Resident, 2, 8, 1, 64),
+        cut(Team::Resident, 4, 16, 1, 32),
     ] {
         for format in [
             Format::INT8,
@@ -363,7 +365,8 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                 activation,
                 gating: Gating::None,
             };
-            for tuning in gemv.quant_candidates(caps, m) {
+            let quantised = weight.quant().into_iter();
+            for tuning in quantised.flat_map(|q| gemv.quant_candidates(caps, m, &q)) {
                 launches.push(gemv.plan_with(caps, &args, &tuning)?);
             }
         }

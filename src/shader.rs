@@ -14,6 +14,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 
 use crate::capabilities::ParamsTier;
 use crate::error::{Error, Result};
+use crate::quant;
 use crate::radix;
 use crate::recipe::{Constant, Recipe};
 
@@ -119,7 +120,7 @@ pub fn kernels() -> Vec<String> {
     found
 }
 
-/// What templates of transforms compute with: logarithms, digits, twiddle factors ([`crate::radix`]).
+/// NF4's levels and thresholds ([`crate::quant`]), and what templates of transforms compute with: logarithms, digits, twiddle factors ([`crate::radix`]).
 fn add_functions(env: &mut Environment<'static>) {
     let power = |n: u32| match n.is_power_of_two() {
         true => Ok(n.ilog2()),
@@ -128,6 +129,14 @@ fn add_functions(env: &mut Environment<'static>) {
             format!("{n} is no power of two"),
         )),
     };
+    env.add_function("nf4_thresholds", || {
+        let exact = |t: &f32| format!("{t:?}");
+        quant::NF4_THRESHOLDS.iter().map(exact).collect::<Vec<_>>()
+    });
+    env.add_function("nf4_levels", || {
+        let exact = |t: &f32| format!("{t:?}");
+        quant::NF4.iter().map(exact).collect::<Vec<_>>()
+    });
     env.add_function("ilog2", power);
     env.add_function("bit_reverse", move |i: u32, n: u32| {
         Ok::<_, minijinja::Error>(match power(n)? {

@@ -5,6 +5,7 @@ mod models;
 use flashwave::DType;
 use flashwave::kernels::rope::{RopeLayout, RopeScaling};
 use flashwave::loader::{Stored, Tokenizer, Weights};
+use flashwave::quant::GgufBlock;
 use half::{bf16, f16};
 use models::{Files, Gguf, HIDDEN};
 use proptest::prelude::*;
@@ -37,7 +38,7 @@ fn quantised_blocks_decode_exactly() {
         assert_eq!(tensor.shape, shape);
         let scale = |block: &[u8]| f16::from_le_bytes([block[0], block[1]]).to_f64();
         let expected: Vec<f64> = match tensor.stored {
-            Stored::Q8_0 => {
+            Stored::Gguf(GgufBlock::Q8_0) => {
                 let block = |b: &[u8]| -> Vec<f64> {
                     b[2..]
                         .iter()
@@ -46,7 +47,7 @@ fn quantised_blocks_decode_exactly() {
                 };
                 raw.bytes.chunks(34).flat_map(block).collect()
             }
-            Stored::Q4_0 => {
+            Stored::Gguf(GgufBlock::Q4_0) => {
                 let block = |b: &[u8]| -> Vec<f64> {
                     let nibble = |i: usize| {
                         if i < 16 {

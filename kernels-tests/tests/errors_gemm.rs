@@ -15,7 +15,7 @@ fn f32(shape: &[usize]) -> Layout {
 
 /// The error's text, which has to begin with the argument's name.
 #[track_caller]
-fn names(argument: &str, planned: Result<Launch>) {
+fn names<T: std::fmt::Debug>(argument: &str, planned: Result<T>) {
     let message = planned.expect_err("an error").to_string();
     assert!(message.starts_with(argument), "{message}");
     assert!(message.contains("allowed"), "{message}");

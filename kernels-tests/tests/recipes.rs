@@ -60,7 +60,7 @@ fn model(report: &mut Report, caps: &Capabilities, tokens: usize) -> Result<()> 
         activation: Activation::None,
     };
     let args = LinearArgs::new(&x, &qkv_weight, &qkv);
-    add("linear qkv", vec![linear.plan(caps, &args)?]);
+    add("linear qkv", linear.plan(caps, &args)?.launches().collect());
     let rope = Rope {
         dims: dim,
         layout: RopeLayout::HalfSplit,
@@ -100,10 +100,16 @@ fn model(report: &mut Report, caps: &Capabilities, tokens: usize) -> Result<()> 
         norm: None,
         out: &gated,
     };
-    add("linear gated", vec![swiglu.plan(caps, &args)?]);
+    add(
+        "linear gated",
+        swiglu.plan(caps, &args)?.launches().collect(),
+    );
     let down = layout(F16, &[width, hidden])?;
     let args = LinearArgs::new(&gated, &down, &x);
-    add("linear down", vec![linear.plan(caps, &args)?]);
+    add(
+        "linear down",
+        linear.plan(caps, &args)?.launches().collect(),
+    );
     Ok(())
 }
 

@@ -12,19 +12,25 @@
 // elements need. NORM: every team sums x^2 on its way; it is memory that is short, not arithmetic, and the sum
 // scales the result only at the end.
 //
+// W may be quantised (CODE): then a step is a unit of 16 bytes of codes, decoded in registers, each group of which is
+// scaled once (and shifted: by the sum of its x). GROUP is its elements along k, 0 for all of a row.
+//
 // CHUNK 8: rows of W are multiples of 16 bytes (8 elements of 16 bits); 4: of four elements; 1: any, by element.
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
 #import "lib/reduce.wgsl" as reduce
+#import "lib/quant.wgsl" as quant
+#import "lib/gemv.wgsl" as gemv
 
 #set V = R * (2 if GATED == 1 else 1)
 #set NORMED = NORM != "none"
 #set COUNT = M * V + (M if NORMED else 0)
+#set QUANT = W == "quantised"
 <# Elements of a step along k, and the vectors of four they are in. #>
-#set STEP = 8 if CHUNK == 8 else 4
+#set STEP = 128 // LOW if QUANT else (8 if CHUNK == 8 else 4)
 #set Q = STEP // 4
 <# Vectors of sums have more independent chains, but four times the registers. #>
-#set WIDE_SUMS = M * V <= 8
+#set WIDE_SUMS = M * V <= 8 and not QUANT
 
 #macro operand(index, name, dtype)
 #if CHUNK == 8
@@ -49,11 +55,23 @@ struct Params {
     residual_stride: u32,
     norm_offset: u32,
     eps: f32,
+#if QUANT
+    ${ quant.fields("w") }
+#endif
 }
 ${ t.params(PARAMS) }
 ${ t.prelude() }
+#if QUANT
+${ t.input(1, "x", X, 1 if CHUNK == 1 else 4) }
+#else
 ${ operand(1, "x", X) }
+#endif
+#if QUANT
+${ quant.prelude(CODE) }
+${ quant.matrix(2, "w", CODE, SCALE, ZERO, OUTER) }
+#else
 ${ operand(2, "w", W) }
+#endif
 #if RESIDUAL == "inout"
 ${ t.inout(3, "y", Y, Y_VEC) }
 #else
@@ -66,7 +84,11 @@ ${ t.input(4, "bias", BIAS, Y_VEC) }
 ${ t.input(5, "residual", RESIDUAL, Y_VEC) }
 #endif
 #if NORMED
+#if QUANT
+${ t.input(6, "norm", NORM, 1 if CHUNK == 1 else 4) }
+#else
 ${ operand(6, "norm", NORM) }
+#endif
 #endif
 ${ activation.functions(F) }
 
@@ -94,8 +116,99 @@ let ${to}_0 = load_some_${name}(${index}, left);
 #endif
 #endmacro
 
+<# The same of a quantised matrix: units of W and the scales of their groups, then group by group. TAIL: the last unit
+   is not full. #>
+#set PARTS = STEP // GROUP if QUANT and GROUP and GROUP < STEP else 1
+#macro quant_steps(count)
+#for u in range(count)
+let k${u} = k + ${u}u * stride;
+#for v in range(V)
+let l${u}_${v} = unit_w(w${v} + k${u} / ${STEP}u);
+#if HIGH
+let h${u}_${v} = array<u32, 2>(
+    high_w(high${v} + k${u} / ${32 // HIGH}u), ${"high_w(high" ~ v ~ " + k" ~ u ~ " / " ~ 32 // HIGH ~ "u + 1u)" if STEP * HIGH == 64 else "0u"});
+#endif
+#if GROUP
+#for g in range(PARTS)
+let group${u}_${v}_${g} = group_w(group${v}, ${"min(k" ~ u ~ " / " ~ GROUP ~ "u + " ~ g ~ "u, p.w_groups - 1u)" if TAIL else "k" ~ u ~ " / " ~ GROUP ~ "u + " ~ g ~ "u"});
+#endfor
+#endif
+#endfor
+#endfor
+#for u in range(count)
+#for g in range(PARTS)
+{
+    #for m in range(M)
+    #for v in range(V)
+    var part${m}_${v} = 0.0;
+    #endfor
+    #if ZERO != "none"
+    var all${m} = vec4<f32>();
+    #endif
+    #endfor
+    #for q in range(g * Q // PARTS, (g + 1) * Q // PARTS)
+    {
+        #for v in range(V)
+        ${ quant.four("w" ~ v, CODE, LOW, HIGH, "l" ~ u ~ "_" ~ v, "h" ~ u ~ "_" ~ v, q) }
+        #endfor
+        #if TAIL
+        let left = min(p.k - min(k${u} + ${4 * q}u, p.k), 4u);
+        #endif
+        #if NORMED
+        let gain = ${ x_four("norm", "p.norm_offset + k" ~ u, q) };
+        #endif
+        #for m in range(M)
+        {
+            #if NORMED
+            let x = ${ x_four("x", "x" ~ m ~ " + k" ~ u, q) };
+            square${m} += dot(x, x);
+            let s = x * gain;
+            #else
+            let s = ${ x_four("x", "x" ~ m ~ " + k" ~ u, q) };
+            #endif
+            #if ZERO != "none"
+            all${m} += s;
+            #endif
+            #for v in range(V)
+            part${m}_${v} = fma(w${v}.w, s.w, fma(w${v}.z, s.z, fma(w${v}.y, s.y, fma(w${v}.x, s.x, part${m}_${v}))));
+            #endfor
+        }
+        #endfor
+    }
+    #endfor
+    #for m in range(M)
+    #if ZERO != "none"
+    let shifted${m} = (all${m}.x + all${m}.y) + (all${m}.z + all${m}.w);
+    #endif
+    #for v in range(V)
+    #set group = "group" ~ u ~ "_" ~ v ~ "_" ~ g if GROUP else "group" ~ v ~ "_0"
+    #if ZERO != "none"
+    sum${m}_${v} = fma(${group}.scale, part${m}_${v}, fma(${group}.shift, shifted${m}, sum${m}_${v}));
+    #elif GROUP
+    sum${m}_${v} = fma(${group}.scale, part${m}_${v}, sum${m}_${v});
+    #else
+    sum${m}_${v} += part${m}_${v};
+    #endif
+    #endfor
+    #endfor
+}
+#endfor
+#endfor
+#endmacro
+
+#macro x_four(name, at, q)
+#if TAIL
+load_some_${name}(${at} + ${4 * q}u, left)
+#else
+load4_${name}(${at} + ${4 * q}u)
+#endif
+#endmacro
+
 <# `count` steps along k, `stride` apart: all loads of W, then the arithmetic. #>
 #macro steps(count)
+#if QUANT
+${quant_steps(count)}
+#else
 #for u in range(count)
 let k${u} = k + ${u}u * stride;
 #for v in range(V)
@@ -137,10 +250,13 @@ ${load("w" ~ u ~ "_" ~ v, "w", "w" ~ v ~ " + k" ~ u)}
     #endfor
 }
 #endfor
+#endif
 #endmacro
 
 #macro total(m, v)
-#if WIDE_SUMS
+#if QUANT and not GROUP and ZERO == "none"
+sum${m}_${v} * group${v}_0.scale
+#elif WIDE_SUMS
 (sum${m}_${v}.x + sum${m}_${v}.y) + (sum${m}_${v}.z + sum${m}_${v}.w)
 #else
 sum${m}_${v}
@@ -166,6 +282,9 @@ fn main(
     ${ reduce.begin(REDUCE) }
     let n0 = (workgroup.y * grid.x + workgroup.x) * ${ROWS}u;
     if n0 >= p.n { return; }
+    #if QUANT
+    ${ quant.begin(CODE, "lane", WG) }
+    #endif
     let m0 = workgroup.z * ${M}u;
     // Rows past the end repeat the last one and are not stored.
     #for m in range(M)
@@ -181,7 +300,17 @@ fn main(
         var k = lane * ${STEP}u;
     #endif
         #for v in range(V)
-        #if GATED == 1
+        #if QUANT
+        let row${v} = min(n0 + first + ${v // 2 if GATED == 1 else v}u, p.n - 1u)${" + " ~ v % 2 ~ "u * p.n" if GATED == 1 else ""};
+        let w${v} = row${v} * p.w_row;
+        let group${v} = row${v} / p.w_group_rows;
+        #if HIGH
+        let high${v} = row${v} * p.w_high_row;
+        #endif
+        #if not GROUP
+        let group${v}_0 = group_w(group${v}, 0u);
+        #endif
+        #elif GATED == 1
         let w${v} = p.w_offset + (min(n0 + first + ${v // 2}u, p.n - 1u) + ${v % 2}u * p.n) * p.w_stride;
         #else
         let w${v} = p.w_offset + min(n0 + first + ${v}u, p.n - 1u) * p.w_stride;
@@ -251,39 +380,5 @@ fn main(
     workgroupBarrier();
     #endif
 
-    // Four columns of a row at a time.
-    for (var i = lane; i < ${M * ROWS // 4}u; i += ${WG}u) {
-        let m = i / ${ROWS // 4}u;
-        let col = (i % ${ROWS // 4}u) * 4u;
-        let row = m0 + m;
-        if row >= p.rows || n0 + col >= p.n { continue; }
-        let n = min(p.n - n0 - col, 4u);
-        let at_sum = m * ${ROWS}u + col;
-        var y = vec4<f32>(results[at_sum], results[at_sum + 1u], results[at_sum + 2u], results[at_sum + 3u]);
-        #if GATED == 1
-        let at_up = at_sum + ${M * ROWS}u;
-        var up = vec4<f32>(results[at_up], results[at_up + 1u], results[at_up + 2u], results[at_up + 3u]);
-        #endif
-        #if NORMED
-        let scale = inverseSqrt(squares[m] / f32(p.k) + p.eps);
-        y *= scale;
-        #if GATED == 1
-        up *= scale;
-        #endif
-        #endif
-        #if BIAS != "none"
-        y += load_some_bias(p.bias_offset + n0 + col, n);
-        #endif
-        y = activate4(y);
-        #if GATED == 1
-        y *= up;
-        #endif
-        let at = p.y_offset + row * p.y_stride + n0 + col;
-        #if RESIDUAL == "inout"
-        y += load_some_y(at, n);
-        #elif RESIDUAL != "none"
-        y += load_some_residual(p.residual_offset + row * p.residual_stride + n0 + col, n);
-        #endif
-        store_some_y(at, n, y);
-    }
+    ${ gemv.finish(M, ROWS, WG, GATED, NORMED, BIAS, RESIDUAL) }
 }

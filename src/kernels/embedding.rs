@@ -77,7 +77,11 @@ pub fn plan(caps: &Capabilities, table: &Layout, ids: &Layout, out: &Layout) -> 
 
 /// Records `out[i] = table[ids[i]]`. A row whose id is not in the table becomes NaN; ids that come from the host go
 /// through [`check_ids`] first.
+/// The table may be of a quantised format.
 pub fn gather(pass: &mut Pass<'_>, table: &Tensor, ids: &Tensor, out: &Tensor) -> Result<()> {
+    if table.dtype().quant().is_some() {
+        return super::quant::gather(pass, table, ids, out);
+    }
     let launch = plan(
         pass.capabilities(),
         table.layout(),

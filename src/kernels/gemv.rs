@@ -7,15 +7,20 @@ use bytemuck::{Pod, Zeroable};
 use super::elementwise::Activation;
 use super::gemm::{Gating, Residual, require_bias};
 use super::linear::LinearArgs;
+use super::quant::{QuantParams, constants};
 use crate::capabilities::{Capabilities, DeviceClass, ReduceTier};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Rows};
+use crate::quant::QuantLayout;
 use crate::recipe::{Constant, Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
 /// Rows of x that one reading of the weights serves; more are read for again.
 pub const MAX_ROWS: usize = 8;
+
+/// The table that NF4 is decoded with.
+const NF4_BYTES: usize = 64;
 
 /// Who works on the same rows of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +29,8 @@ pub enum Team {
     Subgroup,
     /// The workgroup.
     Workgroup,
+    /// The workgroup, for one row of x, which it keeps in registers, and quantised weights.
+    Resident,
 }
 
 /// How the work is cut: one row of a tuning table.
@@ -37,7 +44,7 @@ pub struct GemvTuning {
     pub per_workgroup: u32,
     /// Steps along k that are loaded before they are used: 1 to 16.
     pub unroll: u32,
-    /// Invocations of a workgroup: a power of two.
+    /// Invocations of a workgroup: a power of two; of a resident team whole subgroups.
     pub workgroup: u32,
 }
 
@@ -72,12 +79,20 @@ struct Params {
     eps: f32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ParamsOfQuant {
+    own: Params,
+    w: QuantParams,
+}
+
 /// A problem that has been checked.
 struct Checked {
     x: Rows,
     w: Rows,
     y: Rows,
     residual: Option<Rows>,
+    quant: Option<QuantLayout>,
     /// Rows of x for a workgroup: all of them, or even parts of at most [`MAX_ROWS`].
     per_pass: usize,
 }
@@ -122,6 +137,60 @@ impl Gemv {
         found
     }
 
+    /// As [`candidates`](Self::candidates) for quantised weights, whose units of 16 bytes are many elements.
+    pub fn quant_candidates(
+        &self,
+        caps: &Capabilities,
+        rows: usize,
+        weight: &QuantLayout,
+    ) -> Vec<GemvTuning> {
+        let mut found = Vec::new();
+        for (per_team, per_workgroup) in [1, 2, 4]
+            .into_iter()
+            .flat_map(|r| [4, 8, 16, 32].map(|n| (r, n)))
+        {
+            for span in 1..=4 {
+                let tuning = resident(caps, weight, span, per_team, per_workgroup);
+                let tuning = tuning.filter(|t| rows == 1 && t.workgroup >= 64);
+                found.extend(tuning);
+            }
+        }
+        let rows = even_parts(rows);
+        let cuts = [
+            (1, 1),
+            (1, 2),
+            (1, 4),
+            (2, 1),
+            (2, 2),
+            (4, 1),
+            (4, 2),
+            (8, 1),
+        ];
+        for ((per_team, unroll), workgroup) in cuts
+            .into_iter()
+            .flat_map(|cut| [64, 128, 256].map(|w| (cut, w)))
+        {
+            if rows * per_team as usize * self.gating.factor() > 64 {
+                continue;
+            }
+            let tuning = |team, per_workgroup| GemvTuning {
+                team,
+                per_team,
+                per_workgroup,
+                unroll,
+                workgroup,
+            };
+            if let Some(size) = caps.subgroups.map(|s| s.min) {
+                let once = ((workgroup / size).max(1) * per_team).next_multiple_of(4);
+                found.push(tuning(Team::Subgroup, once));
+            }
+            found.push(tuning(Team::Workgroup, per_team.max(4)));
+            found.push(tuning(Team::Workgroup, 16));
+        }
+        found.retain(|t| self.check_tuning(caps, rows, false, t).is_ok());
+        found
+    }
+
     /// Plans the dispatch, choosing how to cut it.
     pub fn plan(&self, caps: &Capabilities, args: &LinearArgs<'_, Layout>) -> Result<Launch> {
         let problem = self.check(args)?;
@@ -138,13 +207,23 @@ impl Gemv {
     ) -> Result<Launch> {
         let problem = self.check(args)?;
         self.check_tuning(caps, problem.per_pass, args.norm.is_some(), tuning)?;
+        if tuning.team == Team::Resident {
+            let kept = problem
+                .quant
+                .map(|q| units(&q).div_ceil(tuning.workgroup) * q.unit() as u32);
+            if kept.is_none_or(|kept| kept > 2 * KEPT) {
+                let was = format!("{tuning:?} for {:?}", args.weight);
+                let allowed = "quantised weights of which a workgroup's registers hold a row of x";
+                return Err(Error::argument("tuning", was, allowed));
+            }
+        }
         self.launch(caps, args, &problem, tuning)
     }
 
     /// Records the product.
     pub fn run(&self, pass: &mut Pass<'_>, args: &LinearArgs<'_, Tensor>) -> Result<()> {
         let launch = self.plan(pass.capabilities(), &args.layouts())?;
-        args.launch(pass, &launch)
+        args.bind(pass, &launch)
     }
 
     /// Records the product with a given tuning.
@@ -155,7 +234,7 @@ impl Gemv {
         tuning: &GemvTuning,
     ) -> Result<()> {
         let launch = self.plan_with(pass.capabilities(), &args.layouts(), tuning)?;
-        args.launch(pass, &launch)
+        args.bind(pass, &launch)
     }
 
     fn check(&self, args: &LinearArgs<'_, Layout>) -> Result<Checked> {
@@ -178,6 +257,7 @@ impl Gemv {
         }
         Ok(Checked {
             per_pass: even_parts(x.rows),
+            quant: args.weight.quant(),
             x,
             w,
             y,
@@ -198,13 +278,20 @@ impl Gemv {
         tuning: &GemvTuning,
     ) -> usize {
         let slots = match (tuning.team, caps.reduce_tier()) {
-            (Team::Subgroup, _) => 0,
+            (Team::Subgroup | Team::Resident, _) => 0,
             (Team::Workgroup, ReduceTier::Subgroup) => tuning.workgroup as usize / 4,
             (Team::Workgroup, ReduceTier::Workgroup) => tuning.workgroup as usize,
         };
-        let results = self.gating.factor() * rows * tuning.per_workgroup as usize;
+        let columns = match (tuning.team, caps.subgroups) {
+            // What each subgroup has of it, too.
+            (Team::Resident, Some(s)) => {
+                tuning.per_workgroup as usize * (1 + tuning.workgroup.div_ceil(s.min) as usize)
+            }
+            _ => tuning.per_workgroup as usize,
+        };
+        let results = self.gating.factor() * rows * columns;
         // Each array is rounded up to 16 bytes.
-        (self.sums(rows, normed, tuning) * slots + results + rows) * 4 + 48
+        (self.sums(rows, normed, tuning) * slots + results + rows) * 4 + 48 + NF4_BYTES
     }
 
     fn check_tuning(
@@ -214,15 +301,21 @@ impl Gemv {
         normed: bool,
         tuning: &GemvTuning,
     ) -> Result<()> {
-        let fits = tuning.workgroup.is_power_of_two()
+        let whole = match tuning.team {
+            Team::Resident => caps.subgroups.is_some_and(|s| {
+                rows == 1 && tuning.unroll == 1 && tuning.workgroup.is_multiple_of(s.max)
+            }),
+            _ => tuning.workgroup.is_power_of_two(),
+        };
+        let fits = whole
             && (4..=caps.invocations).contains(&tuning.workgroup)
             && (1..=8).contains(&tuning.per_team)
             && (1..=16).contains(&tuning.unroll)
             && (4..=1024).contains(&tuning.per_workgroup)
             && tuning.per_workgroup.is_multiple_of(4)
             && tuning.per_workgroup.is_multiple_of(tuning.per_team)
-            && (tuning.team == Team::Workgroup || caps.subgroups.is_some())
-            && (tuning.team == Team::Subgroup
+            && (tuning.team != Team::Subgroup || caps.subgroups.is_some())
+            && (tuning.team != Team::Workgroup
                 || self.sums(rows, normed, tuning) <= tuning.workgroup as usize)
             && self.workgroup_bytes(caps, rows, normed, tuning) <= caps.workgroup_bytes as usize;
         if fits {
@@ -253,6 +346,26 @@ impl Gemv {
             .subgroups
             .map(|s| s.min)
             .filter(|&s| s >= 16 && caps.class != DeviceClass::Software);
+        if let (Some(quant), Some(size)) = (&problem.quant, subgroup) {
+            // A few hundred workgroups, in which a row of x is worth its loads.
+            let columns = (problem.y.cols / 512).clamp(4, 32) as u32;
+            let columns = 1 << columns.ilog2();
+            let found = (1..=4)
+                .filter_map(|span| resident(caps, quant, span, (4 / factor).max(1), columns))
+                .find(|t| t.workgroup <= 256 && self.check_tuning(caps, rows, normed, t).is_ok());
+            if let Some(tuning) = found {
+                return tuning;
+            }
+            let teams = (128.min(caps.invocations) / size).max(1);
+            let per_team = (4 / factor / (rows as u32).div_ceil(4)).max(1);
+            return GemvTuning {
+                team: Team::Subgroup,
+                per_team,
+                per_workgroup: (teams * per_team).next_multiple_of(4),
+                unroll: 1,
+                workgroup: teams * size,
+            };
+        }
         if rows == 1 && subgroup.is_some() && caps.invocations >= 256 {
             // H200, 2026-11-24, us for f16 4096x4096, 4096x14336, 11008x4096: this 11.2, 30.1, 23.8; teams of a
             // subgroup with 2 columns and 4 steps 13.4, 37.6, 24.2.
@@ -300,14 +413,15 @@ impl Gemv {
             y,
             residual,
             per_pass,
+            quant,
         } = problem;
         let norm = args.norm;
         let along_k = |n: usize| {
             x.multiple_of(n)
-                && w.multiple_of(n)
+                && (quant.is_some() || w.multiple_of(n))
                 && norm.is_none_or(|(weight, _)| weight.offset().is_multiple_of(n))
         };
-        let chunk = if along_k(8) {
+        let chunk = if quant.is_none() && along_k(8) {
             8u32
         } else if along_k(4) {
             4
@@ -335,9 +449,13 @@ impl Gemv {
         };
         let optional =
             |layout: Option<&Layout>| layout.map_or(Constant::from("none"), |l| l.dtype().into());
-        let recipe = Recipe::new("gemm/gemv")
+        let shader = match tuning.team {
+            Team::Resident => "gemm/gemv_resident",
+            _ => "gemm/gemv",
+        };
+        let recipe = Recipe::new(shader)
             .with("X", args.x.dtype())
-            .with("W", args.weight.dtype())
+            .with("W", args.weight.dtype().name())
             .with("Y", args.out.dtype())
             .with("BIAS", optional(args.bias))
             .with("RESIDUAL", args.residual.constant())
@@ -356,13 +474,59 @@ impl Gemv {
                 match tuning.team {
                     Team::Subgroup => "subgroup",
                     Team::Workgroup => "workgroup",
+                    Team::Resident => "resident",
                 },
             )
             .with("REDUCE", caps.reduce_tier());
         let [across, down, _] = linear_grid(caps, y.cols.div_ceil(tuning.per_workgroup as usize));
         let grid = [across, down, x.rows.div_ceil(*per_pass)];
-        Launch::new(caps, recipe, grid, &params)
+        match quant {
+            None => Launch::new(caps, recipe, grid, &params),
+            Some(quant) => {
+                let w = QuantParams::of(quant);
+                let tail = !quant.cols.is_multiple_of(quant.unit());
+                let mut recipe = constants(recipe, quant).with("TAIL", u32::from(tail));
+                if tuning.team == Team::Resident {
+                    let subgroups = caps
+                        .subgroups
+                        .map_or(1, |s| tuning.workgroup.div_ceil(s.min));
+                    let span = units(quant).div_ceil(tuning.workgroup);
+                    recipe = recipe.with("SUBGROUPS", subgroups).with("SPAN", span);
+                }
+                Launch::new(caps, recipe, grid, &ParamsOfQuant { own: params, w })
+            }
+        }
     }
+}
+
+/// Units of a row.
+fn units(weight: &QuantLayout) -> u32 {
+    (weight.padded_cols() / weight.unit()) as u32
+}
+
+/// Elements of x that an invocation keeps at most.
+const KEPT: u32 = 64;
+
+/// A workgroup that keeps x, `span` units an invocation; `None` where it would be too large or keep too much.
+fn resident(
+    caps: &Capabilities,
+    weight: &QuantLayout,
+    span: u32,
+    per_team: u32,
+    per_workgroup: u32,
+) -> Option<GemvTuning> {
+    let size = caps.subgroups?.max;
+    let workgroup = units(weight).div_ceil(span).next_multiple_of(size);
+    let fits = workgroup <= caps.invocations.min(512)
+        && span * weight.unit() as u32 <= KEPT.max(weight.unit() as u32)
+        && per_workgroup.is_multiple_of(per_team);
+    fits.then_some(GemvTuning {
+        team: Team::Resident,
+        per_team,
+        per_workgroup,
+        unroll: 1,
+        workgroup,
+    })
 }
 
 /// `rows` in even parts of at most [`MAX_ROWS`].

@@ -6,7 +6,9 @@ use arrayvec::ArrayVec;
 use super::elementwise::Activation;
 use super::gemm::{Gating, Gemm, GemmArgs, Residual, Transpose};
 use super::gemv::Gemv;
+use super::quant;
 use crate::capabilities::{Capabilities, DeviceClass};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::recipe::Launch;
@@ -18,7 +20,7 @@ use crate::tensor::Tensor;
 pub struct LinearArgs<'a, T> {
     /// [.., k]: rows evenly spaced.
     pub x: &'a T,
-    /// [n, k].
+    /// [n, k], of a floating-point type or a quantised format.
     pub weight: &'a T,
     /// \[n\].
     pub bias: Option<&'a T>,
@@ -42,6 +44,18 @@ impl<'a, T> LinearArgs<'a, T> {
             out,
         }
     }
+
+    /// The same product with other weights.
+    fn with_weight<'b>(&'b self, weight: &'b T) -> LinearArgs<'b, T> {
+        LinearArgs {
+            x: self.x,
+            weight,
+            bias: self.bias,
+            residual: self.residual.map(|r| r),
+            norm: self.norm,
+            out: self.out,
+        }
+    }
 }
 
 impl<'a> LinearArgs<'a, Tensor> {
@@ -57,9 +71,19 @@ impl<'a> LinearArgs<'a, Tensor> {
         }
     }
 
-    /// Records a dispatch planned for tensors of these layouts: the hot loop's form, for models that plan once and
-    /// launch for every layer. Both kernels bind the tensors in this order.
-    pub fn launch(&self, pass: &mut Pass<'_>, launch: &Launch) -> Result<()> {
+    /// Records what was planned for tensors of these layouts: the hot loop's form, for models that plan once and
+    /// launch for every layer.
+    pub fn launch(&self, pass: &mut Pass<'_>, plan: &LinearPlan) -> Result<()> {
+        let Some((expand, dtype)) = &plan.expand else {
+            return self.bind(pass, &plan.product);
+        };
+        let expanded = pass.scratch(0, *dtype, self.weight.shape())?;
+        pass.launch(expand, &[self.weight, &expanded])?;
+        self.with_weight(&expanded).bind(pass, &plan.product)
+    }
+
+    /// Records a product. Both kernels bind the tensors in this order.
+    pub(super) fn bind(&self, pass: &mut Pass<'_>, launch: &Launch) -> Result<()> {
         let mut tensors: ArrayVec<&Tensor, 6> =
             [self.x, self.weight, self.out].into_iter().collect();
         tensors.extend(self.bias);
@@ -74,10 +98,9 @@ impl<'a> LinearArgs<'a, Tensor> {
 impl LinearArgs<'_, Layout> {
     /// Errors unless shapes and element types agree.
     pub(super) fn check(&self, gating: Gating) -> Result<()> {
-        let tensors = [("x", self.x), ("weight", self.weight), ("out", self.out)];
-        for (name, layout) in tensors {
-            layout.require_float(name)?;
-        }
+        self.x.require_float("x")?;
+        self.weight.require_weights("weight")?;
+        self.out.require_float("out")?;
         let (x, out) = (self.x.as_rows("x")?, self.out.as_rows("out")?);
         self.weight
             .require_shape("weight", &[out.cols * gating.factor(), x.cols])?;
@@ -119,6 +142,23 @@ impl LinearArgs<'_, Layout> {
     }
 }
 
+/// The dispatches of a product.
+#[derive(Clone, Debug)]
+pub struct LinearPlan {
+    /// Quantised weights as numbers of this type first, where there are many rows of x.
+    pub expand: Option<(Launch, DType)>,
+    /// The product.
+    pub product: Launch,
+}
+
+impl LinearPlan {
+    /// The dispatches in their order.
+    pub fn launches(self) -> impl Iterator<Item = Launch> {
+        let expand = self.expand.map(|(launch, _)| launch);
+        expand.into_iter().chain([self.product])
+    }
+}
+
 /// Rows up to which the kernel that streams the weights is used. A GPU is short of memory bandwidth until the
 /// weights have been read a few times over; a processor is short of arithmetic, which tiles share better.
 pub(crate) fn streamed_rows(caps: &Capabilities) -> usize {
@@ -136,7 +176,8 @@ pub fn fuses_norm(caps: &Capabilities, rows: usize) -> bool {
 
 /// out = F(norm(x) W^T + bias) + residual, with everything but the product optional.
 ///
-/// x, W, bias, residual, norm weight and out may be of different types of f32, f16 and bf16; sums are f32.
+/// x, W, bias, residual, norm weight and out may be of different types of f32, f16 and bf16; sums are f32. W may be of
+/// any quantised format: with few rows it is decoded in registers, with many it is first expanded to x's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Linear {
     /// F.
@@ -145,7 +186,7 @@ pub struct Linear {
 
 impl Linear {
     /// Plans the dispatch.
-    pub fn plan(self, caps: &Capabilities, args: &LinearArgs<'_, Layout>) -> Result<Launch> {
+    pub fn plan(self, caps: &Capabilities, args: &LinearArgs<'_, Layout>) -> Result<LinearPlan> {
         plan(self.activation, Gating::None, caps, args)
     }
 
@@ -195,8 +236,8 @@ impl<'a> GatedLinearArgs<'a, Tensor> {
     }
 
     /// Records a dispatch planned for tensors of these layouts.
-    pub fn launch(&self, pass: &mut Pass<'_>, launch: &Launch) -> Result<()> {
-        self.linear().launch(pass, launch)
+    pub fn launch(&self, pass: &mut Pass<'_>, plan: &LinearPlan) -> Result<()> {
+        self.linear().launch(pass, plan)
     }
 }
 
@@ -219,7 +260,11 @@ pub struct GatedLinear {
 
 impl GatedLinear {
     /// Plans the dispatch.
-    pub fn plan(self, caps: &Capabilities, args: &GatedLinearArgs<'_, Layout>) -> Result<Launch> {
+    pub fn plan(
+        self,
+        caps: &Capabilities,
+        args: &GatedLinearArgs<'_, Layout>,
+    ) -> Result<LinearPlan> {
         plan(self.activation, Gating::GateUp, caps, &args.linear())
     }
 
@@ -258,11 +303,26 @@ fn plan(
     gating: Gating,
     caps: &Capabilities,
     args: &LinearArgs<'_, Layout>,
-) -> Result<Launch> {
+) -> Result<LinearPlan> {
+    let just = |product| LinearPlan {
+        expand: None,
+        product,
+    };
     if args.rows()? <= streamed_rows(caps) {
-        return Gemv { activation, gating }.plan(caps, args);
+        return Gemv { activation, gating }.plan(caps, args).map(just);
     }
-    plan_tiled(activation, gating, caps, args)
+    if args.weight.quant().is_none() {
+        return plan_tiled(activation, gating, caps, args).map(just);
+    }
+    args.check(gating)?;
+    let dtype = args.x.dtype();
+    let expanded = Layout::contiguous(dtype, args.weight.shape())?;
+    let expand = quant::plan(caps, args.weight, None, &expanded)?;
+    let args = args.with_weight(&expanded);
+    Ok(LinearPlan {
+        expand: Some((expand, dtype)),
+        product: plan_tiled(activation, gating, caps, &args)?,
+    })
 }
 
 /// The product for many rows: all leading dimensions of x are rows of one matrix.

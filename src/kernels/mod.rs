@@ -13,6 +13,7 @@ pub mod gemv;
 pub mod hyena;
 pub mod linear;
 pub mod norm;
+pub mod quant;
 pub mod random;
 pub mod rope;
 pub mod rows;

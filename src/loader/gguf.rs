@@ -12,6 +12,7 @@ use super::Entry;
 use super::source::{Blob, Reader};
 use super::tensor::Stored;
 use crate::error::Result;
+use crate::quant::GgufBlock;
 
 /// First bytes of every GGUF file.
 pub(super) const MAGIC: &[u8] = b"GGUF";
@@ -203,14 +204,17 @@ fn tensor<'a>(cursor: &mut Cursor<'a>) -> Result<(&'a str, Entry)> {
     let stored = match cursor.reader.u32("a tensor's type")? {
         0 => Stored::F32,
         1 => Stored::F16,
-        2 => Stored::Q4_0,
-        8 => Stored::Q8_0,
         30 => Stored::BF16,
-        other => {
-            let message = format_args!(
-                "ggml type {other}; allowed: 0 (F32), 1 (F16), 2 (Q4_0), 8 (Q8_0), 30 (BF16)"
-            );
-            return Err(fail(&message));
+        number => {
+            let block = GgufBlock::ALL.iter().find(|b| b.ggml_type() == number);
+            let Some(&block) = block else {
+                let message = format_args!(
+                    "ggml type {number}; allowed: 0 (F32), 1 (F16), 2 (Q4_0), 3 (Q4_1), 6 (Q5_0), 7 (Q5_1), \
+                     8 (Q8_0), 10 to 14 (Q2_K to Q6_K), 30 (BF16)"
+                );
+                return Err(fail(&message));
+            };
+            Stored::Gguf(block)
         }
     };
     let offset = cursor.reader.u64("a tensor's offset")?;

@@ -1,12 +1,12 @@
 //! Hugging Face model folders: `config.json`, `model.safetensors` or the shards that
 //! `model.safetensors.index.json` lists, and `tokenizer.json` if there is one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::catch_unwind;
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::source::{Blob, Folder};
 use super::tensor::Stored;
@@ -113,15 +113,35 @@ fn header(blob: &Blob, file: usize) -> Result<BTreeMap<String, Entry>> {
     let (length, metadata) = catch_unwind(|| SafeTensors::read_metadata(blob))
         .map_err(|_| blob.error("safetensors header: offsets overflow"))?
         .map_err(|e| blob.error(format!("safetensors header: {e}")))?;
+    let formats = formats(blob, metadata.metadata())?;
     let mut tensors = BTreeMap::new();
     for (name, info) in metadata.tensors() {
+        let mut shape = info.shape.clone();
         let stored = match info.dtype {
+            Dtype::U32 if formats.contains_key(&name) => {
+                let quantised = &formats[&name];
+                let format = quantised.format.parse();
+                let format = format.map_err(|e| blob.error(format!("tensor {name}: {e}")))?;
+                shape = quantised.shape.clone();
+                let stored = Stored::Quant(format);
+                let bytes = stored.bytes(&shape);
+                let bytes = bytes.map_err(|e| blob.error(format!("tensor {name}: {e}")))?;
+                let words: usize = info.shape.iter().product();
+                if words.checked_mul(4) != Some(bytes) {
+                    return Err(blob.error(format!(
+                        "tensor {name} has {words} words; {} {shape:?} has {}",
+                        quantised.format,
+                        bytes / 4
+                    )));
+                }
+                stored
+            }
             Dtype::F32 => Stored::F32,
             Dtype::F16 => Stored::F16,
             Dtype::BF16 => Stored::BF16,
             other => {
                 return Err(blob.error(format!(
-                    "tensor {name} is {other:?}; allowed: F32, F16 or BF16"
+                    "tensor {name} is {other:?}; allowed: F32, F16, BF16, or U32 with its format in the metadata"
                 )));
             }
         };
@@ -142,13 +162,33 @@ fn header(blob: &Blob, file: usize) -> Result<BTreeMap<String, Entry>> {
             name,
             Entry {
                 stored,
-                shape: info.shape.clone(),
+                shape,
                 file,
                 range,
             },
         );
     }
     Ok(tensors)
+}
+
+/// What the metadata say of a quantised tensor.
+#[derive(Deserialize, Serialize)]
+pub(super) struct Quantised {
+    pub format: String,
+    pub shape: Vec<usize>,
+}
+
+/// The key of the metadata under which quantised tensors are listed, as JSON.
+pub(super) const FORMATS: &str = "flashwave.formats";
+
+fn formats(
+    blob: &Blob,
+    metadata: &Option<HashMap<String, String>>,
+) -> Result<BTreeMap<String, Quantised>> {
+    let Some(text) = metadata.as_ref().and_then(|m| m.get(FORMATS)) else {
+        return Ok(BTreeMap::new());
+    };
+    serde_json::from_str(text).map_err(|e| blob.error(format!("metadata {FORMATS}: {e}")))
 }
 
 /// What every config says first.

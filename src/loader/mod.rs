@@ -9,6 +9,7 @@
 //!
 //! ```text
 //! hf.rs gguf.rs gguf_llama.rs llama2c.rs   one format each: bytes -> Parsed
+//! save.rs                                  a Hugging Face folder written again, quantised
 //! check.rs                                 a config against itself and against the tensors
 //! tokenizer.rs spm.rs stream.rs            text <-> ids
 //! tensor.rs                                stored elements -> f32, f16, bf16
@@ -20,6 +21,8 @@ mod gguf;
 mod gguf_llama;
 mod hf;
 mod llama2c;
+#[cfg(not(target_arch = "wasm32"))]
+mod save;
 mod source;
 mod spm;
 mod stream;
@@ -31,7 +34,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use save::{Written, quantize_folder};
 pub use stream::TokenStream;
+pub(crate) use tensor::finite;
 pub use tensor::{Stored, StoredTensor};
 pub use tokenizer::Tokenizer;
 

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::quant::{Format, GgufBlock, QuantLayout, QuantMatrix};
 
 /// How a tensor's elements are stored in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,26 +16,34 @@ pub enum Stored {
     F16,
     /// bfloat16.
     BF16,
-    /// GGML's blocks of 32: an f16 scale, then 32 signed bytes; 34 bytes.
-    Q8_0,
-    /// GGML's blocks of 32: an f16 scale, then 16 bytes whose low nibbles are elements 0 to 15 and whose
-    /// high nibbles elements 16 to 31, each less 8; 18 bytes.
-    Q4_0,
+    /// GGUF's blocks.
+    Gguf(GgufBlock),
+    /// Words of a quantised matrix, as [`QuantLayout`] has them.
+    Quant(Format),
 }
 
 impl Stored {
-    /// Elements and bytes of the smallest unit: rows are whole numbers of units.
+    /// Elements and bytes of the smallest unit: rows are whole numbers of units. Quantised matrices have none.
     pub const fn block(self) -> (usize, usize) {
         match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::BF16 => (1, 2),
-            Self::Q8_0 => (32, 34),
-            Self::Q4_0 => (32, 18),
+            Self::Gguf(block) => block.size(),
+            Self::Quant(_) => (1, 0),
         }
     }
 
     /// Bytes of a tensor of this shape, or what is wrong with the shape.
     pub(super) fn bytes(self, shape: &[usize]) -> Result<usize, String> {
+        if let Self::Quant(format) = self {
+            let &[rows, cols] = shape else {
+                return Err(format!(
+                    "shape {shape:?} of a quantised matrix; allowed: two dimensions"
+                ));
+            };
+            let layout = QuantLayout::new(format, rows, cols).map_err(|e| e.to_string())?;
+            return Ok(layout.bytes() as usize);
+        }
         let (elements, bytes) = self.block();
         let row = shape.last().copied().unwrap_or(1);
         if !row.is_multiple_of(elements) {
@@ -48,7 +57,7 @@ impl Stored {
             .ok_or_else(|| format!("shape {shape:?} has more elements than memory has addresses"))
     }
 
-    /// Decodes whole blocks.
+    /// Decodes numbers.
     fn decode(self, bytes: &[u8], out: &mut [f32]) {
         match self {
             Self::F32 => {
@@ -71,34 +80,7 @@ impl Stored {
                     *o = bf16::from_le_bytes(*b).to_f32();
                 }
             }
-            Self::Q8_0 => {
-                for (o, block) in out
-                    .as_chunks_mut::<32>()
-                    .0
-                    .iter_mut()
-                    .zip(bytes.as_chunks::<34>().0)
-                {
-                    let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
-                    for (o, &q) in o.iter_mut().zip(&block[2..]) {
-                        *o = scale * f32::from(q.cast_signed());
-                    }
-                }
-            }
-            Self::Q4_0 => {
-                for (o, block) in out
-                    .as_chunks_mut::<32>()
-                    .0
-                    .iter_mut()
-                    .zip(bytes.as_chunks::<18>().0)
-                {
-                    let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
-                    let (low, high) = o.split_at_mut(16);
-                    for ((l, h), &q) in low.iter_mut().zip(high).zip(&block[2..]) {
-                        *l = scale * (f32::from(q & 15) - 8.0);
-                        *h = scale * (f32::from(q >> 4) - 8.0);
-                    }
-                }
-            }
+            Self::Gguf(_) | Self::Quant(_) => {}
         }
     }
 }
@@ -121,8 +103,40 @@ pub struct StoredTensor<'a> {
 impl StoredTensor<'_> {
     /// Number of elements.
     pub fn elements(&self) -> usize {
-        let (elements, bytes) = self.stored.block();
-        self.bytes.len() / bytes * elements
+        self.shape.iter().product()
+    }
+
+    /// The matrix of a quantised tensor as it is stored: nothing is rounded. `None` for others.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for shapes that are no matrix's.
+    pub fn quant(&self) -> Result<Option<QuantMatrix>> {
+        let (&[rows, cols], Stored::Gguf(_) | Stored::Quant(_)) = (&self.shape[..], self.stored)
+        else {
+            return match self.stored {
+                Stored::Gguf(block) => {
+                    let cols = self.shape.last().copied().unwrap_or(1);
+                    block
+                        .read([self.elements() / cols, cols], self.bytes)
+                        .map(Some)
+                }
+                _ => Ok(None),
+            };
+        };
+        match self.stored {
+            Stored::Gguf(block) => block.read([rows, cols], self.bytes).map(Some),
+            Stored::Quant(format) => {
+                let words = bytemuck::pod_collect_to_vec(self.bytes);
+                let layout = QuantLayout::new(format, rows, cols)?;
+                QuantMatrix::from_words(layout, words).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Its bytes as stored.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes
     }
 
     /// Streams the elements in row-major order as little-endian `dtype` (F32, F16 or BF16; rounded to
@@ -151,6 +165,9 @@ impl StoredTensor<'_> {
                 .enumerate()
                 .try_for_each(|(i, bytes)| sink((i * chunk) as u64, bytes));
         }
+        if let Some(matrix) = self.quant()? {
+            return convert_numbers(self.name, &matrix.decode_f32(), dtype, sink);
+        }
         let (elements, bytes) = self.stored.block();
         let mut floats = vec![0.0; self.elements().min(CHUNK)];
         let mut out = vec![0; floats.len() * dtype.size()];
@@ -159,10 +176,11 @@ impl StoredTensor<'_> {
             let (floats, out) = (&mut floats[..count], &mut out[..count * dtype.size()]);
             self.stored.decode(source, floats);
             if let Some(at) = encode(floats, dtype, out) {
-                return Err(Error::argument(
-                    format!("tensor {}", self.name),
-                    format!("element {} is {}", i * CHUNK + at, floats[at]),
-                    format!("what {dtype} can represent; load the model as f32 or bf16"),
+                return Err(unrepresentable(
+                    self.name,
+                    i * CHUNK + at,
+                    floats[at],
+                    dtype,
                 ));
             }
             sink((i * CHUNK * dtype.size()) as u64, out)?;
@@ -173,12 +191,52 @@ impl StoredTensor<'_> {
     /// All elements as f32: for tests and references; models go through [`convert`](Self::convert).
     ///
     /// # Errors
-    /// None today; the signature leaves room for formats that can fail.
+    /// [`Error::Argument`] for quantised tensors of shapes that are no matrix's.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
+        if let Some(matrix) = self.quant()? {
+            return Ok(matrix.decode_f32());
+        }
         let mut out = vec![0.0; self.elements()];
         self.stored.decode(self.bytes, &mut out);
         Ok(out)
     }
+}
+
+/// Errors if a number is not finite: it would spoil the scale of its group.
+pub(crate) fn finite(name: &str, values: Vec<f32>) -> Result<Vec<f32>> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(values),
+        Some(at) => Err(Error::argument(
+            format!("tensor {name}"),
+            format!("element {at} is {}", values[at]),
+            "finite numbers, to be quantised",
+        )),
+    }
+}
+
+fn convert_numbers(
+    name: &str,
+    numbers: &[f32],
+    dtype: DType,
+    sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut out = vec![0; numbers.len().min(CHUNK) * dtype.size()];
+    for (i, floats) in numbers.chunks(CHUNK).enumerate() {
+        let out = &mut out[..floats.len() * dtype.size()];
+        if let Some(at) = encode(floats, dtype, out) {
+            return Err(unrepresentable(name, i * CHUNK + at, floats[at], dtype));
+        }
+        sink((i * CHUNK * dtype.size()) as u64, out)?;
+    }
+    Ok(())
+}
+
+fn unrepresentable(name: &str, at: usize, value: f32, dtype: DType) -> Error {
+    Error::argument(
+        format!("tensor {name}"),
+        format!("element {at} is {value}"),
+        format!("what {dtype} can represent; load the model as f32 or bf16"),
+    )
 }
 
 /// Encodes as little-endian `dtype`; the index of a finite element that became infinite, if any did.

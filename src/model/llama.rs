@@ -38,9 +38,9 @@ fn chunk(caps: &Capabilities) -> usize {
 /// Element types of a model on the device, and how its layers attend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LlamaOptions {
-    /// Of the weights: f32, f16 or bf16; `None` keeps what the file has (quantised formats become f16).
+    /// Of the weights: f32, f16, bf16 or a quantised format; `None` keeps what the file has.
     pub weights: Option<DType>,
-    /// How keys and values are cached; `None` for the weights' own type.
+    /// How keys and values are cached; `None` for the weights' own type, f16 if they are quantised.
     pub kv: Option<KvFormat>,
     /// Of what products and attention of a prompt take: f32, f16 or bf16. `None`: f16 where weights and cache are f16
     /// and the device multiplies these by its matrix units, else f32. Rounding x in w x adds an error as large as that of
@@ -49,6 +49,14 @@ pub struct LlamaOptions {
     pub activations: Option<DType>,
     /// Each layer's attention in place of the file's; empty for the file's own.
     pub attention: Vec<LayerAttention>,
+}
+
+/// How keys and values are cached where [`LlamaOptions::kv`] says nothing.
+fn usual_cache(weights: DType) -> Result<KvFormat> {
+    match weights.is_float() {
+        true => KvFormat::of(weights),
+        false => Ok(KvFormat::F16),
+    }
 }
 
 /// The type that prompts take where [`LlamaOptions::activations`] says nothing.
@@ -135,11 +143,9 @@ impl Llama {
             load.matrix(&["lm_head.weight".into()])?
         };
         ctx.flush()?;
-        let kv = match options.kv {
-            Some(format) => format,
-            None => KvFormat::of(embedding.dtype())?,
-        };
-        let usual = usual_activations(ctx.capabilities(), embedding.dtype(), kv);
+        let own = embedding.dtype();
+        let kv = options.kv.map_or_else(|| usual_cache(own), Ok)?;
+        let usual = usual_activations(ctx.capabilities(), own, kv);
         let activations = options.activations.unwrap_or(usual);
         if !activations.is_float() {
             let allowed = "f32, f16 or bf16";
@@ -188,7 +194,7 @@ impl Llama {
         } else {
             matrix(config.vocab_size, hidden)?
         };
-        let kv = KvFormat::of(dtype)?;
+        let kv = usual_cache(dtype)?;
         let types = Types {
             kv,
             activations: usual_activations(ctx.capabilities(), dtype, kv),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::loader::{Stored, Weights};
+use crate::loader::{Stored, Weights, finite};
+use crate::quant::{Format, Group, QuantLayout, QuantMatrix, quantize, writable};
 use crate::tensor::Tensor;
 
 /// Bytes gathered before they are handed to the queue.
@@ -46,14 +47,18 @@ impl<'a> Loader<'a> {
         dtype: Option<DType>,
         progress: &'a mut dyn FnMut(Progress<'_>),
     ) -> Result<Self> {
-        if let Some(dtype) = dtype.filter(|d| !d.is_float()) {
-            return Err(Error::argument("dtype", dtype, "f32, f16 or bf16"));
+        match dtype {
+            Some(DType::Quant(format)) => format.check().and_then(|()| writable(format))?,
+            Some(dtype) if !dtype.is_float() => {
+                let allowed = "f32, f16, bf16 or a quantised format";
+                return Err(Error::argument("dtype", dtype, allowed));
+            }
+            _ => {}
         }
         let mut total = 0;
         for name in weights.names() {
             let tensor = weights.tensor(name)?;
-            let size = dtype.unwrap_or(natural(tensor.stored)).size();
-            total += tensor.shape.iter().product::<usize>() as u64 * size as u64;
+            total += bytes(dtype.unwrap_or(natural(tensor.stored)), &tensor.shape);
         }
         Ok(Self {
             ctx,
@@ -68,19 +73,108 @@ impl<'a> Loader<'a> {
     }
 
     /// A matrix, or several of equal width one below the other (so that one product serves them all). Matrices of the same
-    /// place in every layer get one type, that of the first: kernels are planned once for all layers.
+    /// place in every layer get one type, since kernels are planned once for all layers: that of the first, or f16 where
+    /// quantised formats differ between them.
     pub(crate) fn matrix(&mut self, names: &[String]) -> Result<Tensor> {
-        let mut dtype = None;
         let (mut rows, mut cols) = (0, 0);
         for name in names {
             let stored = self.weights.tensor(name)?;
-            let place = name.chars().filter(|c| !c.is_ascii_digit()).collect();
-            let first = self.types.entry(place).or_insert(natural(stored.stored));
-            dtype = dtype.or(Some(self.dtype.unwrap_or(*first)));
             rows += stored.shape[0];
             cols = stored.shape[1];
         }
-        self.upload(names, dtype.unwrap_or(DType::F32), &[rows, cols])
+        let dtype = match self.dtype {
+            Some(dtype) => dtype,
+            None => self.natural(names)?,
+        };
+        match dtype {
+            DType::Quant(format) => self.upload_quant(names, format),
+            _ => self.upload(names, dtype, &[rows, cols]),
+        }
+    }
+
+    /// The type of the matrices of a place.
+    fn natural(&mut self, names: &[String]) -> Result<DType> {
+        let place = |name: &str| {
+            name.chars()
+                .filter(|c| !c.is_ascii_digit())
+                .collect::<String>()
+        };
+        let places: Vec<String> = names.iter().map(|n| place(n)).collect();
+        if let Some(&known) = places.first().and_then(|p| self.types.get(p)) {
+            return Ok(known);
+        }
+        let mut found = match names.first() {
+            Some(name) => Some(natural(self.weights.tensor(name)?.stored)),
+            None => None,
+        };
+        for name in self.weights.names().filter(|n| places.contains(&place(n))) {
+            let dtype = natural(self.weights.tensor(name)?.stored);
+            let quant = dtype.quant().is_some() || found.is_some_and(|f| f.quant().is_some());
+            if quant && found != Some(dtype) {
+                found = Some(DType::F16);
+                break;
+            }
+        }
+        // One scale for the whole stands for one matrix.
+        let several = found
+            .and_then(DType::quant)
+            .filter(|f| f.group == Group::Tensor);
+        let dtype = match several {
+            Some(_) if names.len() > 1 => DType::F16,
+            _ => found.unwrap_or(DType::F32),
+        };
+        self.types.extend(places.into_iter().map(|p| (p, dtype)));
+        Ok(dtype)
+    }
+
+    fn upload_quant(&mut self, names: &[String], format: Format) -> Result<Tensor> {
+        let mut parts = Vec::new();
+        let (mut rows, mut cols, mut values) = (0, 0, Vec::new());
+        for name in names {
+            let stored = self.weights.tensor(name)?;
+            (rows, cols) = (rows + stored.shape[0], stored.shape[1]);
+            match stored.quant()?.filter(|m| m.layout().format == format) {
+                Some(matrix) => parts.push(matrix),
+                None => values.extend(finite(name, stored.to_f32()?)?),
+            }
+        }
+        let matrix = if values.is_empty() {
+            QuantMatrix::stack(&parts)?
+        } else if parts.is_empty() {
+            quantize(format, [rows, cols], &values)?
+        } else {
+            let was = format!("{format} in part");
+            return Err(Error::argument(
+                format!("tensors {}", names.join(" + ")),
+                was,
+                "one format",
+            ));
+        };
+        let target = Tensor::from_quant(self.ctx, &matrix)?;
+        for name in names {
+            let shape = self.weights.tensor(name)?.shape;
+            self.done += bytes(DType::Quant(format), &shape);
+            self.in_flight += bytes(DType::Quant(format), &shape) as usize;
+            self.tell(name);
+        }
+        self.bound_staging()?;
+        Ok(target)
+    }
+
+    fn tell(&mut self, name: &str) {
+        (self.progress)(Progress {
+            tensor: name,
+            done: self.done,
+            total: self.total,
+        });
+    }
+
+    fn bound_staging(&mut self) -> Result<()> {
+        if self.in_flight > IN_FLIGHT {
+            self.ctx.flush()?;
+            self.in_flight = 0;
+        }
+        Ok(())
     }
 
     /// A vector, always f32: they are small, and norms want the precision.
@@ -92,13 +186,8 @@ impl<'a> Loader<'a> {
     /// The values of a tensor, for the host.
     pub(crate) fn values(&mut self, name: &str) -> Result<Vec<f32>> {
         let stored = self.weights.tensor(name)?;
-        let size = self.dtype.unwrap_or(natural(stored.stored)).size();
-        self.done += (stored.elements() * size) as u64;
-        (self.progress)(Progress {
-            tensor: name,
-            done: self.done,
-            total: self.total,
-        });
+        self.done += bytes(self.dtype.unwrap_or(natural(stored.stored)), &stored.shape);
+        self.tell(name);
         stored.to_f32()
     }
 
@@ -128,26 +217,37 @@ impl<'a> Loader<'a> {
             let bytes = stored.elements() * dtype.size();
             self.done += bytes as u64;
             self.in_flight += bytes;
-            (self.progress)(Progress {
-                tensor: name,
-                done: self.done,
-                total: self.total,
-            });
+            self.tell(name);
         }
         target.write_bytes(at, &pending)?;
-        if self.in_flight > IN_FLIGHT {
-            self.ctx.flush()?;
-            self.in_flight = 0;
-        }
+        self.bound_staging()?;
         Ok(target)
     }
 }
 
-/// The type that a stored tensor has on the device unless another is asked for.
+/// The type that a stored tensor has on the device unless another is asked for: quantised ones stay what they are.
 fn natural(stored: Stored) -> DType {
     match stored {
         Stored::F32 => DType::F32,
         Stored::BF16 => DType::BF16,
-        Stored::F16 | Stored::Q8_0 | Stored::Q4_0 => DType::F16,
+        Stored::F16 => DType::F16,
+        Stored::Gguf(block) => DType::Quant(block.format()),
+        Stored::Quant(format) => DType::Quant(format),
     }
+}
+
+/// Bytes of a tensor on the device: of quantised models, what is no matrix is f32.
+fn bytes(dtype: DType, shape: &[usize]) -> u64 {
+    let layout = match (dtype, shape) {
+        (DType::Quant(format), &[rows, cols]) => QuantLayout::new(format, rows, cols).ok(),
+        _ => None,
+    };
+    let size = if dtype.quant().is_some() {
+        4
+    } else {
+        dtype.size()
+    };
+    layout.map_or((shape.iter().product::<usize>() * size) as u64, |l| {
+        l.bytes()
+    })
 }

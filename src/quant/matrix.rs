@@ -232,6 +232,11 @@ impl QuantMatrix {
         (0..l.rows * l.cols).map(value).collect()
     }
 
+    /// [`decode`](Self::decode), rounded to f32.
+    pub fn decode_f32(&self) -> Vec<f32> {
+        self.decode().into_iter().map(|v| v as f32).collect()
+    }
+
     fn field(&self, bit: usize, bits: usize) -> u32 {
         let mask = if bits == 32 {
             u32::MAX

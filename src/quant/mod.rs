@@ -18,6 +18,7 @@ mod matrix;
 mod minifloat;
 mod quantize;
 
+pub(crate) use code::NF4_THRESHOLDS;
 pub use code::{Code, NF4};
 pub use format::{Format, Group, Scale, Zero};
 pub use gguf::GgufBlock;
@@ -25,3 +26,4 @@ pub use layout::QuantLayout;
 pub use matrix::QuantMatrix;
 pub use minifloat::{MiniFloat, Overflow, Specials};
 pub use quantize::quantize;
+pub(crate) use quantize::writable;

@@ -5,9 +5,10 @@ use flashwave::kernels::elementwise::Activation;
 use flashwave::kernels::gemm::Gating;
 use flashwave::kernels::gemv::{Gemv, GemvTuning};
 use flashwave::kernels::linear::LinearArgs;
+use flashwave::quant::Format;
 use flashwave::{Capabilities, DType, Layout, Result, Tensor};
 
-use super::{Prepared, Row, Scale, random, sets};
+use super::{Prepared, Row, Scale, random, random_bits, sets};
 
 /// n, k and rows of x: the matrices of `torch_baseline.py`, then of a 7B Llama.
 const FULL: [(DType, [usize; 3]); 8] = [
@@ -27,12 +28,52 @@ const OP: Gemv = Gemv {
     gating: Gating::None,
 };
 
+/// n and k of quantised weights.
+const QUANT_FULL: [[usize; 2]; 3] = [[32768, 8192], [4096, 14336], [14336, 4096]];
+const QUANT_SMALL: [[usize; 2]; 1] = [[512, 512]];
+
+/// The formats that are timed; the first four also with several rows of x, and in the sweep.
+const FORMATS: [Format; 12] = [
+    Format::INT8,
+    Format::E4M3,
+    Format::INT4,
+    Format::Q4_0,
+    Format::Q8_0,
+    Format::UINT4,
+    Format::NF4,
+    Format::FP4,
+    Format::MXFP4,
+    Format::E4M3_BLOCK,
+    Format::Q5_0,
+    Format::E5M2,
+];
+
 /// The rows.
 pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let problems = problems(scale).iter();
-    problems
+    let mut rows: Vec<Row> = problems
         .map(|&(dtype, size)| row(caps, dtype, size, None))
-        .collect()
+        .collect();
+    for (i, &format) in FORMATS.iter().enumerate() {
+        for &[n, k] in quant_problems(scale) {
+            let counts: &[usize] = if i < 4 && n == 14336 {
+                &[1, 4, 8]
+            } else {
+                &[1]
+            };
+            for &m in counts {
+                rows.push(row(caps, DType::Quant(format), [n, k, m], None));
+            }
+        }
+    }
+    rows
+}
+
+fn quant_problems(scale: Scale) -> &'static [[usize; 2]] {
+    match scale {
+        Scale::Full => &QUANT_FULL,
+        Scale::Small => &QUANT_SMALL,
+    }
 }
 
 /// Every way to cut each product.
@@ -42,8 +83,21 @@ pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
         let tunings = OP.candidates(caps, size[2]).into_iter();
         tunings.map(move |t| (dtype, size, t))
     });
-    each.map(|(dtype, size, tuning)| row(caps, dtype, size, Some(tuning)))
-        .collect()
+    let mut rows: Vec<Row> = each
+        .map(|(dtype, size, tuning)| row(caps, dtype, size, Some(tuning)))
+        .collect();
+    for &[n, k] in quant_problems(scale) {
+        for format in &FORMATS[..4] {
+            let layout = Layout::contiguous(DType::Quant(*format), [n, k]);
+            let Some(layout) = layout.ok().and_then(|l| l.quant()) else {
+                continue;
+            };
+            for tuning in OP.quant_candidates(caps, 1, &layout) {
+                rows.push(row(caps, DType::Quant(*format), [n, k, 1], Some(tuning)));
+            }
+        }
+    }
+    rows
 }
 
 fn problems(scale: Scale) -> &'static [(DType, [usize; 3])] {
@@ -60,13 +114,17 @@ fn row(
         1 => format!("gemv {dtype} {n}x{k}"),
         _ => format!("gemv {dtype} {n}x{k} rows {m}"),
     };
-    let bytes = (n * k * dtype.size()) as f64;
+    let bytes = Layout::contiguous(dtype, [n, k]).map_or(0, |l| l.bytes()) as f64;
     let count = sets(caps, bytes);
     Row::memory("gemv", work, bytes, move |ctx| {
-        let x = random(ctx, dtype, [m, k], 0)?;
-        let out = Tensor::empty(ctx, dtype, [m, n])?;
+        let other = if dtype.is_float() { dtype } else { F32 };
+        let x = random(ctx, other, [m, k], 0)?;
+        let out = Tensor::empty(ctx, other, [m, n])?;
         let weights: Vec<Tensor> = (0..count)
-            .map(|i| random(ctx, dtype, [n, k], i + 1))
+            .map(|i| match dtype {
+                DType::Quant(_) => random_bits(ctx, dtype, [n, k]),
+                _ => random(ctx, dtype, [n, k], i + 1),
+            })
             .collect::<Result<_>>()?;
         let args = LinearArgs::<Layout>::new(x.layout(), weights[0].layout(), out.layout());
         let launch = match &tuning {

@@ -358,3 +358,17 @@ pub fn random(
     };
     fill.tensor(ctx, dtype, shape)
 }
+
+/// A quantised matrix whose words are random: its numbers mean nothing, its arithmetic takes as long as any.
+pub fn random_bits(ctx: &Context, dtype: DType, shape: [usize; 2]) -> Result<Tensor> {
+    let matrix = Tensor::empty(ctx, dtype, shape)?;
+    let mut random = crate::inputs::Random::new(1);
+    let block: Vec<u64> = (0..1 << 17).map(|_| random.bits()).collect();
+    let bytes: Vec<u8> = block.iter().flat_map(|b| b.to_le_bytes()).collect();
+    let total = matrix.layout().bytes() as usize;
+    for at in (0..total).step_by(bytes.len()) {
+        matrix.write_bytes(at, &bytes[..bytes.len().min(total - at)])?;
+    }
+    ctx.wait()?;
+    Ok(matrix)
+}

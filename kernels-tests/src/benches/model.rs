@@ -7,7 +7,8 @@ use flashwave::kernels::ceilings::Probe;
 use flashwave::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
 use flashwave::kernels::sparse::Pattern;
 use flashwave::model::{LayerAttention, Llama, LlamaConfig, Logits, Session};
-use flashwave::{Capabilities, Context, DType, Result, Tensor};
+use flashwave::quant::Format;
+use flashwave::{Capabilities, Context, DType, Layout, Result, Tensor};
 
 use super::{Prepared, Row, Scale};
 
@@ -41,8 +42,8 @@ fn shape(scale: Scale) -> LlamaConfig {
 const CONTEXT: usize = 512;
 
 /// A session with [`CONTEXT`] tokens in its cache.
-fn filled(ctx: &Context, scale: Scale) -> Result<Session> {
-    let model = Llama::random(ctx, shape(scale), DType::F16)?;
+fn filled(ctx: &Context, scale: Scale, dtype: DType) -> Result<Session> {
+    let model = Llama::random(ctx, shape(scale), dtype)?;
     let mut session = model.session(2 * CONTEXT)?;
     let vocab = model.config().vocab_size as u32;
     let prompt: Vec<u32> = (0..CONTEXT as u32).map(|i| i * 7919 % vocab).collect();
@@ -70,22 +71,26 @@ fn ceiling(caps: &Capabilities) -> Probe {
 pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let c = shape(scale);
     let weights = parameters(&c);
-    let name = format!("Llama {:.2}B f16", weights / 1e9);
+    let size = format!("Llama {:.2}B", weights / 1e9);
+    let name = format!("{size} f16");
     // The bound of the issue: the weights alone, each read once a token.
-    let decode = Row::memory(
-        "model",
-        format!("{name} decode batch 1 kv{CONTEXT}"),
-        2.0 * weights,
-        move |ctx| {
-            let session = filled(ctx, scale)?;
+    let formats = [Format::INT8, Format::Q8_0, Format::INT4, Format::Q4_0];
+    let types = [DType::F16].into_iter().chain(formats.map(DType::Quant));
+    let decode = types.map(|dtype| {
+        let bits = Layout::contiguous(dtype, [4096, 4096]).map_or(0, |l| l.bytes() * 8) as f64;
+        let work = format!("{size} {dtype} decode batch 1 kv{CONTEXT}");
+        let bytes = weights * bits / f64::from(1 << 24) / 8.0;
+        Row::memory("model", work, bytes, move |ctx| {
+            let session = filled(ctx, scale, dtype)?;
             let ids = Tensor::from_slice(ctx, &[1u32], [1])?;
             let logits = Tensor::empty(ctx, DType::F32, [1, session.model().config().vocab_size])?;
             // The cache is not advanced: every run is the same step.
             Ok(Prepared::new("model", move |pass, _| {
                 session.forward(pass, &ids, Some((Logits::Last, &logits)))
             }))
-        },
-    );
+        })
+    });
+    let mut rows: Vec<Row> = decode.collect();
     let tokens = scale.pick(1024, 16);
     let flops = 2.0 * weights * tokens as f64;
     let prefill = Row::compute(
@@ -106,7 +111,7 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
             }))
         },
     );
-    let mut rows = vec![decode, prefill];
+    rows.push(prefill);
     rows.extend(hybrids(caps, scale));
     rows
 }
@@ -197,7 +202,7 @@ pub struct HostCost {
 /// Times the host's side of decode steps: planning, binding, recording, finishing and submitting, without
 /// waiting for the device.
 pub fn host_cost(ctx: &Context) -> Result<HostCost> {
-    let session = filled(ctx, Scale::of(ctx.capabilities()))?;
+    let session = filled(ctx, Scale::of(ctx.capabilities()), DType::F16)?;
     let ids = Tensor::from_slice(ctx, &[1u32], [1])?;
     let logits = Tensor::empty(ctx, DType::F32, [1, session.model().config().vocab_size])?;
     let mut dispatches = 0;

@@ -757,7 +757,7 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                         norm,
                         out: &out,
                     };
-                    launches.push(Linear { activation: f }.plan(caps, &args)?);
+                    launches.extend(Linear { activation: f }.plan(caps, &args)?.launches());
                 } else {
                     let args = GatedLinearArgs {
                         x: &x,
@@ -765,7 +765,7 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                         norm,
                         out: &out,
                     };
-                    launches.push(GatedLinear { activation: f }.plan(caps, &args)?);
+                    launches.extend(GatedLinear { activation: f }.plan(caps, &args)?.launches());
                 }
             }
             Ok(())

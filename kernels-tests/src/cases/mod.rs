@@ -13,6 +13,7 @@ pub mod gemm;
 pub mod gemm8;
 pub mod hyena;
 pub mod norm;
+pub mod quant;
 pub mod random;
 pub mod rope;
 pub mod select;
@@ -96,6 +97,11 @@ pub const FAMILIES: &[Family] = &[
         name: "norm",
         cases: norm::cases,
         launches: norm::launches,
+    },
+    Family {
+        name: "quant",
+        cases: quant::cases,
+        launches: quant::launches,
     },
     Family {
         name: "random",

@@ -9,6 +9,7 @@ use clap::Args;
 use flashwave::kernels::attention::KvFormat;
 use flashwave::loader::{TokenStream, Tokenizer, Weights};
 use flashwave::model::{Generation, LlamaOptions, Model, Sampling, embedded};
+use flashwave::quant::Format;
 use flashwave::{Context, DType, Error};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -49,8 +50,9 @@ pub struct Generate {
     /// Seed of the random draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Element type of the weights on the device: f32, f16, bf16; as stored if absent.
-    #[arg(long, value_parser = dtype)]
+    /// Element type of the weights on the device: f32, f16, bf16, or a quantised format (int8, q4_0, …); as stored if
+    /// absent.
+    #[arg(long, value_parser = weights_dtype)]
     dtype: Option<DType>,
     /// How keys and values are cached: f32, f16, bf16, int8, f8e4m3, f8e5m2, block8 or block8:CHANNELS; for models with
     /// attention.
@@ -73,6 +75,14 @@ fn dtype(name: &str) -> Result<DType, String> {
         .into_iter()
         .find(|d| d.name() == name)
         .ok_or_else(|| "allowed: f32, f16, bf16".into())
+}
+
+fn weights_dtype(name: &str) -> Result<DType, String> {
+    let quantised = |_| match name.parse::<Format>() {
+        Ok(format) => Ok(DType::Quant(format)),
+        Err(error) => Err(format!("allowed: f32, f16, bf16, or a format: {error}")),
+    };
+    dtype(name).or_else(quantised)
 }
 
 impl Generate {

@@ -9,8 +9,10 @@ mod devices;
 mod generate;
 mod picture;
 mod plot;
+mod quantize;
 mod run;
 mod sparsity;
+mod study;
 mod units;
 mod verify;
 
@@ -47,6 +49,10 @@ enum Command {
     Run(run::RunArgs),
     /// Draws a block-sparse attention layout and prints each head's density; needs no device.
     Sparsity(sparsity::SparsityArgs),
+    /// Writes a model with quantised weights, or tells what quantising them costs.
+    Quantize(quantize::QuantizeArgs),
+    /// Compares formats of numbers; needs no device.
+    Study(study::StudyArgs),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +73,8 @@ fn main() -> ExitCode {
         Command::Generate(args) => cli.device.open().and_then(|ctx| args.run(&ctx)),
         Command::Run(args) => run::run(&cli.device, &args),
         Command::Sparsity(args) => sparsity::run(&args),
+        Command::Quantize(args) => quantize::run(&cli.device, &args),
+        Command::Study(args) => study::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

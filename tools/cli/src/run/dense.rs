@@ -1,11 +1,12 @@
 //! Matrix products.
 
 use anyhow::{Result, bail};
-use flashwave::Tensor;
 use flashwave::kernels::elementwise::Activation;
 use flashwave::kernels::gemm::{Gating, Gemm, GemmArgs, Residual, Transpose};
 use flashwave::kernels::gemv::Gemv;
 use flashwave::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs};
+use flashwave::kernels::quant;
+use flashwave::{DType, Tensor};
 
 use super::call::Call;
 use super::entry::{DTYPE, Default, Entry, Kind, Output, Param, float, optional};
@@ -20,6 +21,36 @@ const fn activation(default: &'static str) -> Param {
         about: "F",
     }
 }
+
+/// The format that weights are quantised to, on the device.
+const FORMAT: Param = Param {
+    name: "format",
+    kind: Kind::Choice(&[
+        "none",
+        "int8",
+        "int8-tensor",
+        "int8-g128",
+        "uint8",
+        "int4",
+        "uint4",
+        "nf4",
+        "fp4",
+        "e4m3",
+        "e4m3-tensor",
+        "e4m3-128x128",
+        "e5m2",
+        "mxfp4",
+        "mxfp8",
+        "bfp8",
+        "q8_0",
+        "q4_0",
+        "q4_1",
+        "q5_0",
+        "q5_1",
+    ]),
+    default: Default::Value("none"),
+    about: "quantises the weights first",
+};
 
 const fn transposed(name: &'static str, about: &'static str) -> Param {
     Param {
@@ -63,7 +94,7 @@ pub const ENTRIES: &[Entry] = &[
         name: "linear",
         about: "F(x weight^T + bias) + residual, by the kernel that suits the number of rows",
         inputs: &LINEAR,
-        params: &[ACTIVATION, DTYPE],
+        params: &[ACTIVATION, FORMAT, DTYPE],
         outputs: LINEAR_OUT,
         run: |call| linear(call, Streaming::IfFew),
     },
@@ -71,7 +102,7 @@ pub const ENTRIES: &[Entry] = &[
         name: "gemv",
         about: "linear by the kernel that streams the weights, for few rows",
         inputs: &LINEAR,
-        params: &[ACTIVATION, DTYPE],
+        params: &[ACTIVATION, FORMAT, DTYPE],
         outputs: LINEAR_OUT,
         run: |call| linear(call, Streaming::Always),
     },
@@ -82,9 +113,20 @@ pub const ENTRIES: &[Entry] = &[
             float("x", "[.., k]"),
             float("weight", "[2n, k]: n gate rows, then n up rows"),
         ],
-        params: &[activation("silu"), DTYPE],
+        params: &[activation("silu"), FORMAT, DTYPE],
         outputs: LINEAR_OUT,
         run: gated_linear,
+    },
+    Entry {
+        name: "quantize",
+        about: "x in a format and back: what kernels read",
+        inputs: &[float("x", "[rows, cols]")],
+        params: &[FORMAT, DTYPE],
+        outputs: &[Output {
+            name: "y",
+            shape: "[rows, cols]",
+        }],
+        run: there_and_back,
     },
 ];
 
@@ -168,8 +210,33 @@ fn rows_out(call: &Call<'_>, x: &Tensor, weight: &Tensor, factor: usize) -> Resu
     Ok(Tensor::empty(call.ctx(), call.dtype(x)?, shape)?)
 }
 
+/// `weight` in the format that is set.
+fn in_format(call: &Call<'_>, weight: Tensor) -> Result<Tensor> {
+    let Some(name) = call.choice("format")?.filter(|&n| n != "none") else {
+        return Ok(weight);
+    };
+    let dtype = DType::Quant(name.parse()?);
+    let quantised = Tensor::empty(call.ctx(), dtype, weight.shape())?;
+    call.ctx()
+        .record(|pass| quant::quantize(pass, &weight, &quantised))?;
+    Ok(quantised)
+}
+
+fn there_and_back(call: &mut Call<'_>) -> Result<()> {
+    let x = call.tensor("x")?;
+    let dtype = call.dtype(&x)?;
+    let quantised = in_format(call, x)?;
+    if quantised.dtype().quant().is_none() {
+        bail!("format: none; allowed: any other");
+    }
+    let y = Tensor::empty(call.ctx(), dtype, quantised.shape())?;
+    call.ctx()
+        .record(|pass| quant::dequantize(pass, &quantised, &y))?;
+    call.output("y", y)
+}
+
 fn linear(call: &mut Call<'_>, streaming: Streaming) -> Result<()> {
-    let (x, weight) = (call.tensor("x")?, call.tensor("weight")?);
+    let (x, weight) = (call.tensor("x")?, in_format(call, call.tensor("weight")?)?);
     let (bias, added) = (call.optional("bias")?, call.optional("residual")?);
     let activation = chosen_activation(call)?;
     let out = rows_out(call, &x, &weight, 1)?;
@@ -189,7 +256,7 @@ fn linear(call: &mut Call<'_>, streaming: Streaming) -> Result<()> {
 }
 
 fn gated_linear(call: &mut Call<'_>) -> Result<()> {
-    let (x, weight) = (call.tensor("x")?, call.tensor("weight")?);
+    let (x, weight) = (call.tensor("x")?, in_format(call, call.tensor("weight")?)?);
     let activation = chosen_activation(call)?;
     let out = rows_out(call, &x, &weight, 2)?;
     let args = GatedLinearArgs {

@@ -6,7 +6,7 @@ use flashwave::reference::Real;
 use flashwave::reference::gemm::{Matrix, Order, finish, gate, matmul};
 use kernels_tests::inputs::{Random, round, widen};
 
-use crate::common::{Tensor, compare, fail, folder, run, save};
+use crate::common::{Tensor, compare, fail, folder, run, save, succeed};
 
 #[test]
 fn gemm_with_everything() {
@@ -148,4 +148,38 @@ fn mismatched_operands_are_named() {
     ] {
         assert!(error.contains(part), "{part}\n{error}");
     }
+}
+
+#[test]
+fn weights_are_quantised_on_the_way_and_models_written_and_run() {
+    let folder = folder("quantised");
+    let (input, output) = (
+        folder.join("in.safetensors"),
+        folder.join("out.safetensors"),
+    );
+    let x: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin()).collect();
+    save(&input, &[Tensor::float("x", F32, &[1, 64], &x)]);
+    let names = [&input, &output].map(|p| p.to_string_lossy().into_owned());
+    let arguments = |format| {
+        [
+            "run", "quantize", "--input", &names[0], "--output", &names[1], "--set", format,
+        ]
+    };
+    succeed(&arguments("format=int8"));
+    let error = fail(&arguments("format=none"));
+    assert!(error.contains("format: none"), "{error}");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/default-model");
+    let target = folder.join("model").to_string_lossy().into_owned();
+    let said = succeed(&[
+        "quantize", "--model", model, "--format", "q8_0", "--out", &target,
+    ]);
+    assert!(said.contains("matrices q8_0"), "{said}");
+    let text = succeed(&["generate", "--model", &target, "--max-tokens", "12"]);
+    assert!(!text.trim().is_empty());
+    let error = fail(&[
+        "quantize", "--model", model, "--format", "q4_k", "--out", &target,
+    ]);
+    assert!(error.contains("q4_k"), "{error}");
+    let table = succeed(&["study", "formats"]);
+    assert!(table.contains("mxfp4") && table.contains("E2M5"), "{table}");
 }

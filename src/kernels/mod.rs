@@ -11,6 +11,7 @@ pub mod gemm;
 pub mod gemv;
 pub mod hyena;
 pub mod linear;
+pub mod mlp;
 pub mod norm;
 pub mod random;
 pub mod rope;

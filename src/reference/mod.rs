@@ -15,6 +15,7 @@ pub mod gemm;
 pub mod hyena;
 pub mod kv;
 pub mod llama;
+pub mod mlp;
 pub mod norm;
 pub mod random;
 pub mod rope;

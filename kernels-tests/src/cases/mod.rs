@@ -11,6 +11,7 @@ pub mod fftconv;
 mod fftconv_backward;
 pub mod gemm;
 pub mod hyena;
+pub mod mlp;
 pub mod norm;
 pub mod random;
 pub mod rope;
@@ -85,6 +86,11 @@ pub const FAMILIES: &[Family] = &[
         name: "hyena",
         cases: hyena::cases,
         launches: hyena::launches,
+    },
+    Family {
+        name: "mlp",
+        cases: mlp::cases,
+        launches: mlp::launches,
     },
     Family {
         name: "norm",

@@ -11,6 +11,8 @@ mod llama;
 mod random;
 mod sampling;
 mod spacetime;
+mod sparse;
+mod sparsity;
 mod weights;
 
 pub use any::Model;
@@ -21,4 +23,5 @@ pub use hyena::{Hyena, HyenaSession};
 pub use llama::{Llama, LlamaOptions, Logits, Session};
 pub use sampling::{Sampler, Sampling};
 pub use spacetime::SpaceTime;
+pub use sparsity::{InputThresholds, LayerSparsity, SparseMethod, Thresholds};
 pub use weights::Progress;

@@ -13,6 +13,7 @@ mod inputs;
 mod keep;
 mod neurons;
 
+pub(crate) use histogram::check_sparsity;
 pub use histogram::{BINS, Histogram};
 pub use inputs::{InputTuning, SparseLinear, SparseLinearArgs};
 pub use keep::Keep;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use flashwave::loader::{TokenStream, Tokenizer, Weights};
-use flashwave::model::{Generation, LlamaOptions, Model, Sampling, embedded};
+use flashwave::model::{Generation, LlamaOptions, Model, Sampling, Thresholds, embedded};
 use flashwave::{Context, DType, Error};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -54,6 +54,9 @@ pub struct Generate {
     /// Element type of the KV cache: f32, f16, bf16; for models with attention.
     #[arg(long, value_parser = dtype)]
     kv_dtype: Option<DType>,
+    /// Leave weights unread: a file that `flashwave calibrate` wrote for this model.
+    #[arg(long, value_name = "FILE")]
+    thresholds: Option<PathBuf>,
     /// Go on after the model's end-of-text token.
     #[arg(long)]
     ignore_eos: bool,
@@ -147,6 +150,10 @@ impl Generate {
         let options = LlamaOptions {
             weights: self.dtype,
             kv: self.kv_dtype,
+            sparsity: match &self.thresholds {
+                Some(path) => Thresholds::load(path, weights)?.layers,
+                None => Vec::new(),
+            },
             ..LlamaOptions::default()
         };
         let bar = if std::io::stderr().is_terminal() {

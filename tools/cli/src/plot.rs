@@ -71,6 +71,11 @@ fn figure(
     device: &str,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (title, x_name, y_name) = match name {
+        "mlp-speedup" => (
+            "Sparse over dense MLP, one token",
+            "1 / share read",
+            "times faster",
+        ),
         "sparse-speedup" => (
             "Block-sparse over dense attention",
             "1 / density",

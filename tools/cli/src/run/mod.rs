@@ -12,6 +12,7 @@ mod elementwise;
 mod entry;
 mod fft;
 mod files;
+mod mlp;
 mod norm;
 mod rows;
 mod sparse_attention;
@@ -60,6 +61,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         attention_backward::ENTRIES,
         sparse_attention::ENTRIES,
         cache::ENTRIES,
+        mlp::ENTRIES,
     ]
     .into_iter()
     .flatten()

@@ -6,6 +6,7 @@ mod common;
 mod dense;
 mod elementwise;
 mod generate;
+mod mlp;
 mod program;
 mod rows;
 mod sparse_attention;

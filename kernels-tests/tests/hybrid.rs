@@ -22,6 +22,7 @@ fn session(ctx: &Context, attention: Vec<LayerAttention>) -> flashwave::Result<S
         weights: Some(DType::F32),
         kv: Some(DType::F32),
         attention,
+        sparsity: Vec::new(),
     };
     Llama::load_with(ctx, &weights, options, &mut |_| ())?.session(CAPACITY)
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::quant::Format;
+
 /// What one element of a [`Tensor`](crate::Tensor) is in GPU memory.
 ///
 /// Half precision is *storage*: kernels read packed pairs and compute in f32, so that f16 and bf16 work on
@@ -24,15 +26,19 @@ pub enum DType {
     F8E4M3,
     /// OCP FP8 E5M2, four to a word.
     F8E5M2,
+    /// Codes and scales of a quantised matrix `[rows, cols]`, in one piece: see [`QuantLayout`](crate::quant::QuantLayout).
+    Quant(Format),
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// Bytes of one element; zero for quantised formats, whose elements share words
+    /// ([`Layout::bytes`](crate::Layout::bytes) tells the whole).
     pub const fn size(self) -> usize {
         match self {
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F16 | Self::BF16 => 2,
             Self::I8 | Self::F8E4M3 | Self::F8E5M2 => 1,
+            Self::Quant(_) => 0,
         }
     }
 
@@ -47,6 +53,7 @@ impl DType {
             Self::I8 => "i8",
             Self::F8E4M3 => "f8e4m3",
             Self::F8E5M2 => "f8e5m2",
+            Self::Quant(_) => "quantised",
         }
     }
 
@@ -54,10 +61,21 @@ impl DType {
     pub const fn is_float(self) -> bool {
         matches!(self, Self::F32 | Self::F16 | Self::BF16)
     }
+
+    /// The format, if it is a quantised one.
+    pub const fn quant(self) -> Option<Format> {
+        match self {
+            Self::Quant(format) => Some(format),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        match self {
+            Self::Quant(format) => format.fmt(f),
+            _ => f.write_str(self.name()),
+        }
     }
 }

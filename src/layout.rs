@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::quant::QuantLayout;
 
 /// Most dimensions a tensor can have.
 pub const MAX_RANK: usize = 6;
@@ -81,7 +82,7 @@ impl Matrices {
 
 impl Layout {
     /// Row-major without gaps. Errors if a dimension is zero, if there are more than [`MAX_RANK`], or 2^32
-    /// elements or more.
+    /// elements or more. Of quantised formats there are matrices alone.
     pub fn contiguous(dtype: DType, shape: impl AsRef<[usize]>) -> Result<Self> {
         let shape = shape.as_ref();
         if shape.len() > MAX_RANK || shape.contains(&0) {
@@ -100,6 +101,13 @@ impl Layout {
                 format!("{shape:?}"),
                 "fewer than 2^32 elements",
             ));
+        }
+        if let DType::Quant(format) = dtype {
+            let &[rows, cols] = shape else {
+                let was = format!("{shape:?} of {format}");
+                return Err(Error::argument("shape", was, "two dimensions"));
+            };
+            QuantLayout::new(format, rows, cols)?;
         }
         Ok(Self {
             dtype,
@@ -142,7 +150,30 @@ impl Layout {
 
     /// Bytes of the elements.
     pub fn bytes(&self) -> u64 {
-        self.len() as u64 * self.dtype.size() as u64
+        match self.quant() {
+            Some(quant) => quant.bytes(),
+            None => self.len() as u64 * self.dtype.size() as u64,
+        }
+    }
+
+    /// Where the parts of a quantised matrix lie.
+    pub fn quant(&self) -> Option<QuantLayout> {
+        match (self.dtype, self.shape()) {
+            (DType::Quant(format), &[rows, cols]) => Some(QuantLayout { format, rows, cols }),
+            _ => None,
+        }
+    }
+
+    /// Errors for quantised matrices, which have no views.
+    fn require_plain(&self) -> Result<()> {
+        match self.dtype {
+            DType::Quant(_) => Err(Error::argument(
+                "view",
+                format!("part of {self:?}"),
+                "the whole of a quantised matrix",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether the elements lie in row-major order without gaps.
@@ -165,6 +196,9 @@ impl Layout {
             let allowed = format!("a part of 0..{size}, not empty");
             return Err(Error::argument("range", format!("{range:?}"), allowed));
         }
+        if range.len() < size {
+            self.require_plain()?;
+        }
         let mut part = self.clone();
         part.shape[dim] = range.len();
         part.offset += range.start * self.strides[dim];
@@ -174,6 +208,9 @@ impl Layout {
     /// Another shape over the same elements, which must be contiguous.
     pub fn reshape(&self, shape: impl AsRef<[usize]>) -> Result<Self> {
         let mut reshaped = Self::contiguous(self.dtype, shape)?;
+        if reshaped.shape != self.shape {
+            self.require_plain()?;
+        }
         if !self.is_contiguous() || reshaped.len() != self.len() {
             return Err(Error::argument(
                 "shape",
@@ -198,6 +235,7 @@ impl Layout {
                 format!("1 to {} dimensions", MAX_RANK - 1),
             ));
         };
+        self.require_plain()?;
         let (last, stride) = (self.shape[dim], self.strides[dim]);
         if heads == 0 || !last.is_multiple_of(heads) {
             return Err(Error::argument(
@@ -223,6 +261,7 @@ impl Layout {
                 format!("less than the tensor's rank {}", self.rank()),
             ));
         }
+        self.require_plain()?;
         let mut turned = self.clone();
         turned.shape.swap(a, b);
         turned.strides.swap(a, b);
@@ -302,6 +341,15 @@ impl Layout {
             return Ok(());
         }
         Err(Error::argument(name, self.dtype, "f32, f16 or bf16"))
+    }
+
+    /// Errors unless the element type is f32, f16, bf16 or a quantised format.
+    pub fn require_weights(&self, name: &str) -> Result<()> {
+        if self.dtype.is_float() || self.dtype.quant().is_some() {
+            return Ok(());
+        }
+        let allowed = "f32, f16, bf16 or a quantised format";
+        Err(Error::argument(name, self.dtype, allowed))
     }
 
     /// Errors unless the element type is `dtype`.

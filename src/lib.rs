@@ -11,6 +11,7 @@ pub mod kernels;
 pub mod layout;
 pub mod loader;
 pub mod model;
+pub mod quant;
 pub mod radix;
 pub mod recipe;
 pub mod recorder;

@@ -45,6 +45,8 @@ pub struct Pass<'a> {
     pass: Option<wgpu::ComputePass<'static>>,
     /// Buffers in use, so that none goes back to the pool before the submission.
     held: Vec<Arc<Buffer>>,
+    /// What this pass was given for each slot of scratch memory.
+    scratch: Vec<Option<Arc<Buffer>>>,
     uniforms: Option<Uniforms>,
     current: u64,
     launches: usize,
@@ -105,6 +107,7 @@ impl<'a> Pass<'a> {
             encoder,
             pass: Some(pass),
             held: Vec::with_capacity(64),
+            scratch: Vec::new(),
             uniforms: None,
             current: 0,
             launches: 0,
@@ -130,8 +133,8 @@ impl<'a> Pass<'a> {
         self.launches
     }
 
-    /// Memory for intermediate results, kept by the context: valid until the same `slot` is asked for again.
-    /// Dispatches run in order, so passes share it safely.
+    /// Memory for intermediate results, kept by the context: the same for every request of this pass for `slot`, as long
+    /// as none is larger. Dispatches run in order, so passes share it safely, those of other threads too.
     pub fn scratch(
         &mut self,
         slot: usize,
@@ -139,9 +142,16 @@ impl<'a> Pass<'a> {
         shape: impl AsRef<[usize]>,
     ) -> Result<Tensor> {
         let layout = Layout::contiguous(dtype, shape)?;
+        let fits = |b: &Arc<Buffer>| b.raw.size() >= layout.bytes();
+        if self.scratch.len() <= slot {
+            self.scratch.resize_with(slot + 1, || None);
+        }
+        if let Some(own) = self.scratch[slot].clone().filter(fits) {
+            return Ok(Tensor::over(self.ctx, own, layout));
+        }
         let slots = &self.ctx.inner.scratch;
         let kept = lock(slots).get(slot).cloned().flatten();
-        let buffer = match kept.filter(|b| b.raw.size() >= layout.bytes()) {
+        let buffer = match kept.filter(fits) {
             Some(buffer) => buffer,
             None => {
                 let buffer = self.ctx.inner.pool.allocate(self.ctx, layout.bytes())?;
@@ -152,6 +162,8 @@ impl<'a> Pass<'a> {
                 buffer
             }
         };
+        // Another thread may put a larger buffer in the context's slot while this pass is recorded.
+        self.scratch[slot] = Some(buffer.clone());
         Ok(Tensor::over(self.ctx, buffer, layout))
     }
 
@@ -208,7 +220,7 @@ impl<'a> Pass<'a> {
     /// dispatches. Lengths and offsets are elements; bytes must be multiples of 4 (WebGPU).
     pub fn copy(&mut self, from: &Tensor, to: &Tensor, to_offset: usize) -> Result<()> {
         let size = from.dtype().size();
-        let bytes = (from.len() * size) as u64;
+        let bytes = from.layout().bytes();
         let (source, target) = (
             (from.layout().offset() * size) as u64,
             ((to.layout().offset() + to_offset) * size) as u64,

@@ -12,6 +12,7 @@ use crate::context::{Context, lock, mapped};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::quant::QuantMatrix;
 use crate::recorder::staging;
 
 /// A host type that is a tensor's element.
@@ -75,15 +76,12 @@ impl Tensor {
         shape: impl AsRef<[usize]>,
     ) -> Result<Self> {
         let tensor = Self::empty(ctx, dtype, shape)?;
-        if bytes.len() != tensor.len() * dtype.size() {
+        let expected = tensor.layout.bytes();
+        if bytes.len() as u64 != expected {
             return Err(Error::argument(
                 "data",
                 format!("{} bytes", bytes.len()),
-                format!(
-                    "{} bytes for {dtype} {:?}",
-                    tensor.len() * dtype.size(),
-                    tensor.shape()
-                ),
+                format!("{expected} bytes for {dtype} {:?}", tensor.shape()),
             ));
         }
         tensor.write_bytes(0, bytes)?;
@@ -98,6 +96,14 @@ impl Tensor {
         shape: impl AsRef<[usize]>,
     ) -> Result<Self> {
         Self::from_bytes(ctx, dtype, &Self::encode_f32(dtype, data)?, shape)
+    }
+
+    /// A quantised matrix.
+    pub fn from_quant(ctx: &Context, matrix: &QuantMatrix) -> Result<Self> {
+        let layout = matrix.layout();
+        let dtype = DType::Quant(layout.format);
+        let bytes = bytemuck::cast_slice(matrix.words());
+        Self::from_bytes(ctx, dtype, bytes, [layout.rows, layout.cols])
     }
 
     /// The bytes of `data` rounded to `dtype` (f32, f16 or bf16; to nearest, ties to even).
@@ -118,7 +124,7 @@ impl Tensor {
 
     /// Overwrites a contiguous tensor's memory from byte `at` on.
     pub fn write_bytes(&self, at: usize, bytes: &[u8]) -> Result<()> {
-        let total = self.len() * self.dtype().size();
+        let total = self.layout.bytes() as usize;
         let start = self.layout.offset() * self.dtype().size() + at;
         if !self.layout.is_contiguous() || at + bytes.len() > total || !start.is_multiple_of(4) {
             return Err(Error::argument(
@@ -236,6 +242,16 @@ impl Tensor {
         Ok(bytemuck::pod_collect_to_vec(&self.to_bytes_async().await?))
     }
 
+    /// A quantised matrix, waiting for the GPU.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn to_quant(&self) -> Result<QuantMatrix> {
+        let Some(layout) = self.layout.quant() else {
+            return Err(Error::argument("dtype", self.dtype(), "a quantised format"));
+        };
+        let bytes = pollster::block_on(self.to_bytes_async())?;
+        QuantMatrix::from_words(layout, bytemuck::pod_collect_to_vec(&bytes))
+    }
+
     /// The elements of a contiguous f32, f16 or bf16 tensor as f32, waiting for the GPU.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
@@ -272,7 +288,7 @@ impl Tensor {
             ));
         }
         let size = self.dtype().size();
-        let (start, bytes) = (self.layout.offset() * size, self.len() * size);
+        let (start, bytes) = (self.layout.offset() * size, self.layout.bytes() as usize);
         // Copies are of whole words: read from the word before to the word after.
         let (from, to) = (start & !3, (start + bytes).next_multiple_of(4));
         let read = staging(&self.ctx, (to - from) as u64)?;

@@ -68,15 +68,16 @@ fn distance(values: &[f32], exact: &[f64]) -> Distance {
     Distance { norm, max }
 }
 
-/// Of two naive results, element by element the one farther from `exact`: naive arithmetic may sum in any order, and
+/// Of several naive results, element by element the one farthest from `exact`: naive arithmetic may sum in any order, and
 /// one order alone is lucky now and then.
-pub fn farther(exact: &[f64], [a, b]: [Vec<f32>; 2]) -> Vec<f32> {
+pub fn farther<const N: usize>(exact: &[f64], results: [Vec<f32>; N]) -> Vec<f32> {
     let far = |x: f32, e: f64| (f64::from(x) - e).abs();
-    a.iter()
-        .zip(&b)
-        .zip(exact)
-        .map(|((&a, &b), &e)| if far(a, e) < far(b, e) { b } else { a })
-        .collect()
+    let farthest = |(i, &e): (usize, &f64)| {
+        let all = results.iter().map(|r| r[i]);
+        let one = all.reduce(|a, b| if far(a, e) < far(b, e) { b } else { a });
+        one.unwrap_or(e as f32)
+    };
+    exact.iter().enumerate().map(farthest).collect()
 }
 
 /// Half the distance between neighbouring numbers of a type of the size of `x`: what rounding a result to it may cost.

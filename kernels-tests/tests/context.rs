@@ -3,6 +3,7 @@
 
 use flashwave::context::SoftwareAdapters;
 use flashwave::kernels::elementwise::{Activation, Binary, BinaryOp, Unary, cast};
+use flashwave::kernels::fft::Fft;
 use flashwave::model::{Llama, Sampling, embedded};
 use flashwave::recorder::Profile;
 use flashwave::{Context, DType, Error, Tensor};
@@ -210,4 +211,33 @@ fn sessions_refuse_what_does_not_fit() {
         .map(|_| ());
     assert!(message(bad).starts_with("temperature: inf"));
     works(&ctx);
+}
+
+/// A transform whose steps meet in scratch memory, while other threads ask for more of it.
+#[test]
+fn threads_share_a_context() {
+    let ctx = context();
+    let transform = |rows: usize| {
+        let values: Vec<f32> = (0..rows * 34).map(|i| (i as f32).sin()).collect();
+        let x = Tensor::from_slice(&ctx, &values, [rows, 17, 2])?;
+        let y = Tensor::empty(&ctx, DType::F32, [rows, 17, 2])?;
+        ctx.record(|pass| Fft::forward().run(pass, &x, &y))?;
+        y.to_vec::<f32>()
+    };
+    let alone = transform(1).expect("runs");
+    std::thread::scope(|scope| {
+        let each = |thread: usize| {
+            let (transform, alone) = (&transform, &alone);
+            scope.spawn(move || {
+                for rows in 1..40 {
+                    let y = transform(rows * (thread + 1)).expect("runs");
+                    assert_eq!(y[..34], alone[..], "{rows} rows");
+                }
+            })
+        };
+        let threads: Vec<_> = (0..4).map(each).collect();
+        for thread in threads {
+            thread.join().expect("all alike");
+        }
+    });
 }

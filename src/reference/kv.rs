@@ -3,6 +3,10 @@
 use half::{bf16, f16};
 
 use crate::kernels::attention::{KvFormat, KvLayout};
+use crate::quant::{MiniFloat, Overflow};
+
+const E4M3: MiniFloat = MiniFloat::E4M3;
+const E5M2: MiniFloat = MiniFloat::E5M2;
 
 /// A row as stored: its codes in whole words, and the words of its scales.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,8 +25,8 @@ pub fn encode(layout: &KvLayout, row: &[f32]) -> StoredRow {
         KvFormat::F32 => bytes.extend(row.iter().flat_map(|x| x.to_le_bytes())),
         KvFormat::F16 => bytes.extend(row.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes())),
         KvFormat::BF16 => bytes.extend(row.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes())),
-        KvFormat::F8E4M3 => bytes.extend(row.iter().map(|&x| E4M3.encode(x))),
-        KvFormat::F8E5M2 => bytes.extend(row.iter().map(|&x| E5M2.encode(x))),
+        KvFormat::F8E4M3 => bytes.extend(row.iter().map(|&x| encode8(E4M3, x))),
+        KvFormat::F8E5M2 => bytes.extend(row.iter().map(|&x| encode8(E5M2, x))),
         KvFormat::Int8 => {
             let scale = row_scale(largest(row));
             scales.push(scale.to_bits());
@@ -62,8 +66,8 @@ pub fn decode(layout: &KvLayout, row: &StoredRow) -> Vec<f32> {
             .chunks(2)
             .map(|c| bf16::from_le_bytes([c[0], c[1]]).to_f32())
             .collect(),
-        KvFormat::F8E4M3 => codes.iter().map(|&c| E4M3.decode(c)).collect(),
-        KvFormat::F8E5M2 => codes.iter().map(|&c| E5M2.decode(c)).collect(),
+        KvFormat::F8E4M3 => codes.iter().map(|&c| E4M3.decode(c.into())).collect(),
+        KvFormat::F8E5M2 => codes.iter().map(|&c| E5M2.decode(c.into())).collect(),
         KvFormat::Int8 => {
             let scale = f32::from_bits(row.scales[0]);
             codes.iter().map(|&c| f32::from(c as i8) * scale).collect()
@@ -111,60 +115,14 @@ fn block_exponent(largest: u32) -> u32 {
     (largest >> 23).max(7) - 6
 }
 
-/// A floating-point type of eight bits.
-struct Float8 {
-    /// Bits of the fraction.
-    fraction: u32,
-    /// Bias of f32's exponent over the type's.
-    bias: u32,
-    /// The largest number.
-    most: f32,
-}
-
-const E4M3: Float8 = Float8 {
-    fraction: 3,
-    bias: 120,
-    most: 448.0,
-};
-const E5M2: Float8 = Float8 {
-    fraction: 2,
-    bias: 112,
-    most: 57344.0,
-};
-
-impl Float8 {
-    /// To nearest, ties to even; saturates, NaN too.
-    fn encode(&self, x: f32) -> u8 {
-        let sign = (x.to_bits() >> 24) & 0x80;
-        let bits = (x.to_bits() & 0x7fff_ffff).min(self.most.to_bits());
-        let shift = 23 - self.fraction;
-        let code = if bits >> 23 > self.bias {
-            let half = (1 << (shift - 1)) - 1 + ((bits >> shift) & 1);
-            ((bits + half) >> shift) - (self.bias << self.fraction)
-        } else {
-            // Units of the least subnormal number.
-            let unit = f32::from_bits((253 + self.fraction - self.bias) << 23);
-            (f32::from_bits(bits) * unit).round_ties_even() as u32
-        };
-        (sign | code) as u8
-    }
-
-    fn decode(&self, code: u8) -> f32 {
-        let (exponent, fraction) = (
-            u32::from(code & 0x7f) >> self.fraction,
-            u32::from(code) & ((1 << self.fraction) - 1),
-        );
-        let unit = (1.0 - 127.0 + self.bias as f32 - self.fraction as f32).exp2();
-        let magnitude = match exponent {
-            0 => fraction as f32 * unit,
-            e => (fraction + (1 << self.fraction)) as f32 * unit * (e as f32 - 1.0).exp2(),
-        };
-        if code & 0x80 == 0 {
-            magnitude
-        } else {
-            -magnitude
-        }
-    }
+/// The code of a cache: saturates, and NaN is the largest number of its sign.
+fn encode8(float: MiniFloat, x: f32) -> u8 {
+    let x = if x.is_nan() {
+        f32::INFINITY.copysign(x)
+    } else {
+        x
+    };
+    float.encode(x, Overflow::Saturate) as u8
 }
 
 #[cfg(test)]
@@ -198,15 +156,8 @@ mod tests {
                 "{format}"
             );
         }
-        assert_eq!(E4M3.decode(0x7e), 448.0);
-        assert_eq!(E4M3.decode(1), 2f32.powi(-9));
-        assert_eq!(E5M2.decode(0x7b), 57344.0);
-        assert_eq!(E5M2.decode(1), 2f32.powi(-16));
-        assert_eq!(E4M3.encode(f32::INFINITY), 0x7e);
-        assert_eq!(E4M3.encode(-1e9), 0xfe);
-        // Ties to even: between 448 and 480 saturates, 1.0625 is halfway.
-        assert_eq!(E4M3.decode(E4M3.encode(1.0625)), 1.0);
-        assert_eq!(E4M3.decode(E4M3.encode(1.1875)), 1.25);
+        assert_eq!(encode8(E4M3, f32::NAN), 0x7e);
+        assert_eq!(encode8(E5M2, -f32::INFINITY), 0xfb);
     }
 
     #[test]

@@ -376,7 +376,9 @@ impl Setup {
 }
 
 /// Naive arithmetic of the precision of a plan's kernel, rounded to the output's type `to`, and its logarithms: f32, and on
-/// matrix units probabilities of f16, where an element's error is the larger one with or without their rounding.
+/// matrix units probabilities of f16, where an element's error is the largest with or without their rounding. A weight is
+/// relative to a maximum that need not be the row's final one, and where it stands in its binade decides how it rounds:
+/// naive weights are rounded at several.
 pub(super) fn naive(
     plan: &AttentionPlan,
     p: &Problem<'_>,
@@ -393,8 +395,12 @@ pub(super) fn naive(
     {
         return (output(plain), lse);
     }
-    let (halves, _) = attention_with(p, [q, k, v], &added, Some(&|w| round(w, F16)));
-    (farther(exact, [output(plain), output(halves)]), lse)
+    let halves = [1.0f32, 0.875, 0.75, 0.625].map(|base| {
+        let rounded = |w: f32| round(w * base, F16) / base;
+        output(attention_with(p, [q, k, v], &added, Some(&rounded)).0)
+    });
+    let [a, b, c, d] = halves;
+    (farther(exact, [output(plain), a, b, c, d]), lse)
 }
 
 /// What WGSL grants the exponentials, in half ulps. A weight 2^-x has a relative error of 3 + 2x ulp, and the output's

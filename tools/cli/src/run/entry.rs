@@ -219,7 +219,8 @@ pub fn stored_dtype(dtype: DType) -> Dtype {
         DType::F16 => Dtype::F16,
         DType::BF16 => Dtype::BF16,
         DType::I32 => Dtype::I32,
-        DType::U32 => Dtype::U32,
+        // Quantised matrices are words.
+        DType::U32 | DType::Quant(_) => Dtype::U32,
         DType::I8 => Dtype::I8,
         DType::F8E4M3 => Dtype::F8_E4M3,
         DType::F8E5M2 => Dtype::F8_E5M2,

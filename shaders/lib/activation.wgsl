@@ -14,6 +14,8 @@ Dropped: Numerical Recipes' fit in the exponent: degree 9 and two exponentials f
 fn activate4(x: vec4<f32>) -> vec4<f32> { return x; }
 #elif name == "relu"
 fn activate4(x: vec4<f32>) -> vec4<f32> { return max(x, vec4<f32>()); }
+#elif name == "relu_squared"
+fn activate4(x: vec4<f32>) -> vec4<f32> { return max(x, vec4<f32>()) * max(x, vec4<f32>()); }
 #elif name == "silu"
 fn activate4(x: vec4<f32>) -> vec4<f32> { return x / (1.0 + exp(-x)); }
 #elif name == "gelu_tanh"

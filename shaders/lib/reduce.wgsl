@@ -219,3 +219,23 @@ fn group_sum(v: vec4<f32>, lane: u32) -> vec4<f32> {
 }
 #endif
 #endmacro
+
+<#
+Sums over the invocations whose numbers are the same modulo `width` (powers of two), four values each, in the same order every
+time: `column_sum(v, lane)`, every invocation gets that of its column. Every invocation of the workgroup has to call it.
+
+  ${ reduce.column_sum(WG, WIDTH) }
+#>
+#macro column_sum(wg, width)
+var<workgroup> column_scratch: array<vec4<f32>, ${wg}>;
+fn column_sum(v: vec4<f32>, lane: u32) -> vec4<f32> {
+    workgroupBarrier();
+    column_scratch[lane] = v;
+    workgroupBarrier();
+    for (var half = ${wg // 2}u; half >= ${width}u; half >>= 1u) {
+        if lane < half { column_scratch[lane] += column_scratch[lane + half]; }
+        workgroupBarrier();
+    }
+    return column_scratch[lane % ${width}u];
+}
+#endmacro

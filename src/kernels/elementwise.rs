@@ -20,6 +20,8 @@ pub enum Activation {
     None,
     /// max(x, 0).
     Relu,
+    /// max(x, 0)^2 (arXiv 2109.08668).
+    ReluSquared,
     /// x / (1 + exp(-x)), also called swish (arXiv 1702.03118).
     Silu,
     /// x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the approximation of GPT-2 (arXiv 1606.08415).
@@ -30,9 +32,10 @@ pub enum Activation {
 
 impl Activation {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::None,
         Self::Relu,
+        Self::ReluSquared,
         Self::Silu,
         Self::GeluTanh,
         Self::GeluErf,
@@ -43,6 +46,7 @@ impl Activation {
         match self {
             Self::None => "none",
             Self::Relu => "relu",
+            Self::ReluSquared => "relu_squared",
             Self::Silu => "silu",
             Self::GeluTanh => "gelu_tanh",
             Self::GeluErf => "gelu_erf",

@@ -12,6 +12,7 @@ pub mod gemm8;
 pub mod gemv;
 pub mod hyena;
 pub mod linear;
+pub mod mlp;
 pub mod norm;
 pub mod quant;
 pub mod random;

@@ -121,6 +121,7 @@ impl Meta<'_> {
                 scaling: self.scaling(max_positions)?,
             },
             attention: Vec::new(),
+            sparsity: Vec::new(),
             tie_word_embeddings: !tensors.contains_key("lm_head.weight"),
             bos_token_id: self.id("tokenizer.ggml.bos_token_id")?.filter(|_| starts),
             eos_token_ids,

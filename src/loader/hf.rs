@@ -408,6 +408,7 @@ impl Config {
                 scaling: rope.scaling(max_positions)?,
             },
             attention: Vec::new(),
+            sparsity: Vec::new(),
             tie_word_embeddings: self.tie_word_embeddings.unwrap_or(false),
             bos_token_id: self.bos_token_id,
             eos_token_ids: OneOrMany::list(self.eos_token_id),

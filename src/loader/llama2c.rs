@@ -77,6 +77,7 @@ fn header(blob: &Blob) -> Result<LlamaConfig> {
             scaling: RopeScaling::None,
         },
         attention: Vec::new(),
+        sparsity: Vec::new(),
         tie_word_embeddings: vocab_size > 0,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::kernels::rope::RopeConfig;
 use crate::kernels::sparse::{BLOCK_SIZES, Pattern};
+use crate::model::LayerSparsity;
 
 /// Which keys the queries of a layer meet.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,12 +67,19 @@ pub struct LlamaConfig {
     pub eos_token_ids: Vec<u32>,
     /// Each layer's attention; empty for full in all.
     pub attention: Vec<LayerAttention>,
+    /// Which weights each layer leaves unread; empty for none.
+    pub sparsity: Vec<LayerSparsity>,
 }
 
 impl LlamaConfig {
     /// The attention of a layer.
     pub fn layer_attention(&self, layer: usize) -> &LayerAttention {
         self.attention.get(layer).unwrap_or(&LayerAttention::Full)
+    }
+
+    /// Which weights a layer leaves unread.
+    pub fn layer_sparsity(&self, layer: usize) -> LayerSparsity {
+        self.sparsity.get(layer).copied().unwrap_or_default()
     }
 
     /// The pattern of a sparse layer, and the tokens of its blocks.

@@ -9,10 +9,11 @@ use crate::error::{Error, Result};
 use crate::kernels::attention::KvFormat;
 use crate::kernels::elementwise::Activation;
 use crate::kernels::embedding;
-use crate::kernels::gemm::Residual;
+use crate::kernels::gemm::{Gating, Residual};
 use crate::kernels::linear::{
     GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm, streamed_rows,
 };
+use crate::kernels::mlp::Histogram;
 use crate::kernels::norm::{Norm, NormArgs};
 use crate::kernels::rope::RopeTable;
 use crate::loader::Weights;
@@ -21,8 +22,10 @@ use crate::model::cache::KvCache;
 use crate::model::generate::{Decode, Generation, Then};
 use crate::model::random::Random;
 use crate::model::sampling::Sampling;
+use crate::model::sparse::{Product, SparseWork};
+use crate::model::sparsity::check_layers;
 use crate::model::weights::{Loader, Progress};
-use crate::model::{LayerAttention, LlamaConfig};
+use crate::model::{LayerAttention, LayerSparsity, LlamaConfig, SparseMethod};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -49,6 +52,8 @@ pub struct LlamaOptions {
     pub activations: Option<DType>,
     /// Each layer's attention in place of the file's; empty for the file's own.
     pub attention: Vec<LayerAttention>,
+    /// Which weights each layer leaves unread; empty for none.
+    pub sparsity: Vec<LayerSparsity>,
 }
 
 /// How keys and values are cached where [`LlamaOptions::kv`] says nothing.
@@ -59,14 +64,18 @@ fn usual_cache(weights: DType) -> Result<KvFormat> {
     }
 }
 
-/// The type that prompts take where [`LlamaOptions::activations`] says nothing.
-fn usual_activations(caps: &Capabilities, weights: DType, kv: KvFormat) -> DType {
-    match caps.matrix_tier() {
-        MatrixTier::Cooperative if (weights, kv) == (DType::F16, KvFormat::F16) => DType::F16,
+/// The type that prompts take where [`LlamaOptions::activations`] says nothing. Kernels that leave weights unread take f32.
+fn usual_activations(ctx: &Context, config: &LlamaConfig, weights: DType, kv: KvFormat) -> DType {
+    let halves = (weights, kv) == (DType::F16, KvFormat::F16) && config.sparsity.is_empty();
+    match ctx.capabilities().matrix_tier() {
+        MatrixTier::Cooperative if halves => DType::F16,
         _ => DType::F32,
     }
 }
 
+/// Weights of a decoder block, laid out as its [`LayerSparsity`] has it: by inputs all four matrices are input-major; by
+/// neurons `gate_up` is the gate alone, and `down` the pairs of an up row and a down column.
+#[derive(Clone)]
 struct Layer {
     attention_norm: Tensor,
     qkv: Tensor,
@@ -116,6 +125,10 @@ impl Llama {
         if !options.attention.is_empty() {
             config.attention = options.attention;
         }
+        if !options.sparsity.is_empty() {
+            config.sparsity = options.sparsity;
+        }
+        check_layers(&config.sparsity, config.layers)?;
         let mut load = Loader::new(ctx, weights, options.weights, progress)?;
         let names = |layer: usize, parts: &[&str]| -> Vec<String> {
             parts
@@ -127,13 +140,35 @@ impl Llama {
         let mut layers = Vec::with_capacity(config.layers);
         for i in 0..config.layers {
             let attention = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
+            let method = config.layer_sparsity(i).method();
+            let (k, n) = (config.hidden_size, config.intermediate_size);
+            let mut weights = |parts: &[&str], inputs: usize| match method {
+                Some(SparseMethod::Teal) => input_major(&mut load, &names(i, parts), inputs),
+                Some(SparseMethod::Cats) | None => load.matrix(&names(i, parts)),
+            };
+            let qkv = weights(&attention, k)?;
+            let output = weights(&["self_attn.o_proj"], config.heads * config.head_dim)?;
+            let (gate_up, down) = match method {
+                Some(SparseMethod::Cats) => (
+                    load.matrix(&names(i, &["mlp.gate_proj"]))?,
+                    pairs(
+                        &mut load,
+                        &names(i, &["mlp.up_proj", "mlp.down_proj"]),
+                        [n, k],
+                    )?,
+                ),
+                Some(SparseMethod::Teal) | None => (
+                    weights(&["mlp.gate_proj", "mlp.up_proj"], k)?,
+                    weights(&["mlp.down_proj"], n)?,
+                ),
+            };
             layers.push(Layer {
                 attention_norm: load.vector(&names(i, &["input_layernorm"])[0])?,
-                qkv: load.matrix(&names(i, &attention))?,
-                output: load.matrix(&names(i, &["self_attn.o_proj"]))?,
+                qkv,
+                output,
                 mlp_norm: load.vector(&names(i, &["post_attention_layernorm"])[0])?,
-                gate_up: load.matrix(&names(i, &["mlp.gate_proj", "mlp.up_proj"]))?,
-                down: load.matrix(&names(i, &["mlp.down_proj"]))?,
+                gate_up,
+                down,
             });
         }
         let norm = load.vector("model.norm.weight")?;
@@ -145,10 +180,13 @@ impl Llama {
         ctx.flush()?;
         let own = embedding.dtype();
         let kv = options.kv.map_or_else(|| usual_cache(own), Ok)?;
-        let usual = usual_activations(ctx.capabilities(), own, kv);
+        let usual = usual_activations(ctx, &config, own, kv);
         let activations = options.activations.unwrap_or(usual);
-        if !activations.is_float() {
-            let allowed = "f32, f16 or bf16";
+        let allowed = match config.sparsity.is_empty() {
+            true => "f32, f16 or bf16",
+            false => "f32, for layers leave weights unread",
+        };
+        if !activations.is_float() || (activations != usual && !config.sparsity.is_empty()) {
             return Err(Error::argument("activations", activations, allowed));
         }
         Self::assemble(
@@ -178,14 +216,36 @@ impl Llama {
         let matrix = |rows: usize, cols: usize| random.matrix(rows, cols);
         let ones = || Tensor::from_slice(ctx, &vec![1.0f32; hidden], [hidden]);
         let mut layers = Vec::with_capacity(config.layers);
-        for _ in 0..config.layers {
+        for i in 0..config.layers {
+            let q_rows = config.heads * head_dim;
+            let [qkv, output, gate_up, down] = match config.layer_sparsity(i).method() {
+                None => [
+                    [qkv_rows, hidden],
+                    [hidden, q_rows],
+                    [2 * inner, hidden],
+                    [hidden, inner],
+                ],
+                Some(SparseMethod::Cats) => [
+                    [qkv_rows, hidden],
+                    [hidden, q_rows],
+                    [inner, hidden],
+                    [inner, 2 * hidden],
+                ],
+                Some(SparseMethod::Teal) => [
+                    [hidden, qkv_rows],
+                    [q_rows, hidden],
+                    [hidden, 2 * inner],
+                    [inner, hidden],
+                ],
+            };
+            let matrix = |[rows, cols]: [usize; 2]| matrix(rows, cols);
             layers.push(Layer {
                 attention_norm: ones()?,
-                qkv: matrix(qkv_rows, hidden)?,
-                output: matrix(hidden, config.heads * head_dim)?,
+                qkv: matrix(qkv)?,
+                output: matrix(output)?,
                 mlp_norm: ones()?,
-                gate_up: matrix(2 * inner, hidden)?,
-                down: matrix(hidden, inner)?,
+                gate_up: matrix(gate_up)?,
+                down: matrix(down)?,
             });
         }
         let embedding = matrix(config.vocab_size, hidden)?;
@@ -197,7 +257,7 @@ impl Llama {
         let kv = usual_cache(dtype)?;
         let types = Types {
             kv,
-            activations: usual_activations(ctx.capabilities(), dtype, kv),
+            activations: usual_activations(ctx, &config, dtype, kv),
         };
         Self::assemble(
             ctx,
@@ -214,6 +274,7 @@ impl Llama {
 
     fn assemble(ctx: &Context, config: LlamaConfig, types: Types, parts: Parts) -> Result<Self> {
         config.check_attention()?;
+        check_layers(&config.sparsity, config.layers)?;
         let Parts {
             embedding,
             layers,
@@ -234,6 +295,35 @@ impl Llama {
         })
     }
 
+    /// The same weights with other thresholds: a layer may not change its method, which its weights are laid out for.
+    pub fn with_sparsity(&self, layers: Vec<LayerSparsity>) -> Result<Self> {
+        let model = &self.inner;
+        let mut config = model.config.clone();
+        for i in 0..config.layers {
+            let (is, asked) = (
+                config.layer_sparsity(i),
+                layers.get(i).copied().unwrap_or_default(),
+            );
+            if is.method() != asked.method() {
+                let name = |l: LayerSparsity| l.method().map_or("dense", SparseMethod::name);
+                let allowed = format!("{}, as the layer was loaded", name(is));
+                return Err(Error::argument(
+                    format!("sparsity of layer {i}"),
+                    name(asked),
+                    allowed,
+                ));
+            }
+        }
+        config.sparsity = layers;
+        let parts = Parts {
+            embedding: model.embedding.clone(),
+            layers: model.layers.clone(),
+            norm: model.norm.clone(),
+            head: model.head.clone(),
+        };
+        Self::assemble(&model.ctx, config, model.kv, parts)
+    }
+
     /// The hyper-parameters.
     pub fn config(&self) -> &LlamaConfig {
         &self.inner.config
@@ -245,7 +335,7 @@ impl Llama {
     }
 
     /// Bytes of weights that one decode step reads: all but the embedding table, of which it reads a row (a
-    /// tied table is read as the output projection).
+    /// tied table is read as the output projection). Layers that leave weights unread count in full.
     pub fn bytes_per_token(&self) -> u64 {
         let model = &self.inner;
         let layer = |l: &Layer| {
@@ -269,6 +359,36 @@ impl Llama {
         let session = self.session(self.config().max_positions)?;
         Generation::owning(Box::new(session), prompt, sampling)
     }
+}
+
+/// Matrices below each other, transposed: a row for each of their `inputs` columns.
+fn input_major(load: &mut Loader<'_>, names: &[String], inputs: usize) -> Result<Tensor> {
+    let mut columns = 0;
+    for name in names {
+        columns += load.rows(name)?;
+    }
+    load.arranged(names, [inputs, columns], |parts| {
+        let all = || parts.iter().flat_map(|p| p.chunks(inputs));
+        (0..inputs)
+            .flat_map(|i| all().map(move |row| row[i]))
+            .collect()
+    })
+}
+
+/// Up rows and down columns of `n` neurons in turn, k elements each.
+fn pairs(load: &mut Loader<'_>, names: &[String], [n, k]: [usize; 2]) -> Result<Tensor> {
+    load.arranged(names, [n, 2 * k], |parts| {
+        let (up, down) = (&parts[0], &parts[1]);
+        let neuron = |i: usize| (0..2 * k).map(move |c| (i, c));
+        let value = |(i, c): (usize, usize)| {
+            if c < k {
+                up[i * k + c]
+            } else {
+                down[(c - k) * n + i]
+            }
+        };
+        (0..n).flat_map(neuron).map(value).collect()
+    })
 }
 
 struct Parts {
@@ -305,6 +425,8 @@ struct Work {
     prompt: Operands,
     /// Of as many as the kernels for few take.
     few: Operands,
+    /// If layers leave weights unread.
+    sparse: Option<SparseWork>,
 }
 
 /// What products and attention take and give, rows of tokens.
@@ -354,6 +476,12 @@ impl Session {
             logits: f32s(1, c.vocab_size)?,
             prompt: Operands::new(&ctx, &c, activations, rows)?,
             few: Operands::new(&ctx, &c, DType::F32, few)?,
+            sparse: c
+                .sparsity
+                .iter()
+                .any(|l| l.method().is_some())
+                .then(|| SparseWork::new(&ctx, &c, rows))
+                .transpose()?,
         };
         let cache = KvCache::new(&ctx, &c, capacity, kv, chunk)?;
         let rope = RopeTable::new(&ctx, &c.rope, c.head_dim, capacity)?;
@@ -378,6 +506,32 @@ impl Session {
     /// The most tokens of one pass.
     pub fn chunk(&self) -> usize {
         self.work.ids.len()
+    }
+
+    /// Begins to count the magnitudes that thresholds are compared with. From here on every weight is read, whatever the
+    /// number of tokens; results stay the same.
+    ///
+    /// Errors if no layer has thresholds.
+    pub fn observe(&mut self) -> Result<()> {
+        let (ctx, c) = (self.model.context().clone(), self.model.config().clone());
+        match &mut self.work.sparse {
+            Some(sparse) => sparse.observe(&ctx, &c),
+            None => Err(Error::argument(
+                "sparsity",
+                "none",
+                "layers with thresholds, to observe",
+            )),
+        }
+    }
+
+    /// What was counted since [`observe`](Self::observe): of each layer, at each of its method's places.
+    ///
+    /// Errors, naming the layer, if infinities or NaN were met.
+    pub fn histograms(&self) -> Result<Vec<Vec<Histogram>>> {
+        self.work
+            .sparse
+            .as_ref()
+            .map_or(Ok(Vec::new()), SparseWork::histograms)
     }
 
     /// Forgets all tokens from `len` on; errors as [`KvCache::truncate`].
@@ -482,7 +636,6 @@ impl Session {
                 },
             }
         };
-        let plan = steps(0);
         // Layers whose caches are alike share a plan of what touches them.
         let mut cached_plans: Vec<AttendPlan<'_>> = Vec::new();
         for i in 0..c.layers {
@@ -491,28 +644,87 @@ impl Session {
                 cached_plans.push(attend.plan(caps, cached)?);
             }
         }
-        let first = linear.plan(caps, &plan.qkv.layouts())?;
-        let output = linear.plan(caps, &plan.output.layouts())?;
-        let gate_up = gated_linear.plan(caps, &plan.gate_up.layouts())?;
-        let down = linear.plan(caps, &plan.down.layouts())?;
+        // What layers that read all of their weights share.
+        let like = |is: fn(&LayerSparsity) -> bool| {
+            (0..c.layers).find(|&i| is(&c.layer_sparsity(i))).map(steps)
+        };
+        let attends = like(|l| !matches!(l, LayerSparsity::Teal(_)))
+            .map(|s| {
+                let [first, output] =
+                    [&s.qkv, &s.output].map(|args| linear.plan(caps, &args.layouts()));
+                Ok::<_, Error>((first?, output?))
+            })
+            .transpose()?;
+        let multiplies = like(|l| *l == LayerSparsity::Dense)
+            .map(|s| {
+                let gate_up = gated_linear.plan(caps, &s.gate_up.layouts())?;
+                Ok::<_, Error>((gate_up, linear.plan(caps, &s.down.layouts())?))
+            })
+            .transpose()?;
 
         embedding::gather(pass, &model.embedding, ids, &hidden)?;
         for (i, layer) in model.layers.iter().enumerate() {
             let step = steps(i);
-            if !fused {
-                norm.run(pass, NormArgs::new(&hidden, &layer.attention_norm, &normed))?;
+            let sparsity = c.layer_sparsity(i);
+            let sparse = w.sparse.as_ref().map(|work| work.layer(i, n, eps));
+            match (&sparse, sparsity, &attends) {
+                (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
+                    let of = Product {
+                        norm: Some(&layer.attention_norm),
+                        ..Product::new(0, thresholds.qkv, &hidden, &layer.qkv, &qkv)
+                    };
+                    sparse.product(pass, &of)?;
+                }
+                (_, _, Some((first, _))) => {
+                    if !fused {
+                        norm.run(pass, NormArgs::new(&hidden, &layer.attention_norm, &normed))?;
+                    }
+                    step.qkv.launch(pass, first)?;
+                }
+                _ => {}
             }
-            step.qkv.launch(pass, &first)?;
             let cached = self.cache.layer(i);
             if let Some(plan) = cached_plans.iter().find(|p| p.serves(cached)) {
                 attend.launch(pass, plan, cached)?;
             }
-            step.output.launch(pass, &output)?;
-            if !fused {
-                norm.run(pass, NormArgs::new(&hidden, &layer.mlp_norm, &normed))?;
+            match (&sparse, sparsity, &attends) {
+                (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
+                    let of = Product {
+                        residual: Residual::InOut,
+                        ..Product::new(1, thresholds.output, &attended, &layer.output, &hidden)
+                    };
+                    sparse.product(pass, &of)?;
+                }
+                (_, _, Some((_, output))) => step.output.launch(pass, output)?,
+                _ => {}
             }
-            step.gate_up.launch(pass, &gate_up)?;
-            step.down.launch(pass, &down)?;
+            match (&sparse, sparsity, &multiplies) {
+                (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
+                    let up = Product {
+                        norm: Some(&layer.mlp_norm),
+                        gating: Gating::GateUp,
+                        ..Product::new(2, thresholds.gate_up, &hidden, &layer.gate_up, &gated)
+                    };
+                    sparse.product(pass, &up)?;
+                    let down = Product {
+                        residual: Residual::InOut,
+                        ..Product::new(3, thresholds.down, &gated, &layer.down, &hidden)
+                    };
+                    sparse.product(pass, &down)?;
+                }
+                (Some(sparse), LayerSparsity::Cats { threshold }, _) => {
+                    let weights = [&layer.gate_up, &layer.down];
+                    sparse.neurons(pass, threshold, &layer.mlp_norm, weights, &hidden)?;
+                }
+                (_, _, Some((gate_up, down))) => {
+                    if !fused {
+                        norm.run(pass, NormArgs::new(&hidden, &layer.mlp_norm, &normed))?;
+                    }
+                    step.gate_up.launch(pass, gate_up)?;
+                    step.down.launch(pass, down)?;
+                }
+                _ => {}
+            }
         }
         if let Some((which, logits)) = logits {
             let rows = match which {

@@ -12,6 +12,8 @@ mod llama;
 mod random;
 mod sampling;
 mod spacetime;
+mod sparse;
+mod sparsity;
 mod weights;
 
 pub use any::Model;
@@ -22,4 +24,5 @@ pub use hyena::{Hyena, HyenaSession};
 pub use llama::{Llama, LlamaOptions, Logits, Session};
 pub use sampling::{Sampler, Sampling};
 pub use spacetime::SpaceTime;
+pub use sparsity::{InputThresholds, LayerSparsity, SparseMethod, Thresholds};
 pub use weights::Progress;

@@ -177,6 +177,29 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
+    /// Rows of a stored matrix.
+    pub(crate) fn rows(&self, name: &str) -> Result<usize> {
+        Ok(self.weights.tensor(name)?.shape[0])
+    }
+
+    /// A matrix of `shape` that `arrange` makes of the values of others; typed as [`matrix`](Self::matrix) types them.
+    pub(crate) fn arranged(
+        &mut self,
+        names: &[String],
+        shape: [usize; 2],
+        arrange: impl FnOnce(&[Vec<f32>]) -> Vec<f32>,
+    ) -> Result<Tensor> {
+        let natural = natural(self.weights.tensor(&names[0])?.stored);
+        let dtype = self.dtype.unwrap_or(natural);
+        let values = names
+            .iter()
+            .map(|n| self.values(n))
+            .collect::<Result<Vec<_>>>()?;
+        let tensor = Tensor::from_f32(self.ctx, dtype, &arrange(&values), shape)?;
+        self.ctx.flush()?;
+        Ok(tensor)
+    }
+
     /// A vector, always f32: they are small, and norms want the precision.
     pub(crate) fn vector(&mut self, name: &str) -> Result<Tensor> {
         let len = self.weights.tensor(name)?.elements();

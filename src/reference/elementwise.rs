@@ -9,6 +9,7 @@ pub fn activate<R: Real>(f: Activation, x: R) -> R {
     match f {
         Activation::None => x,
         Activation::Relu => x.max(R::zero()),
+        Activation::ReluSquared => x.max(R::zero()) * x.max(R::zero()),
         Activation::Silu => x / (one + (-x).exp()),
         Activation::GeluTanh => {
             // x sigmoid(2u): 1 + tanh(u) would cancel for negative x.

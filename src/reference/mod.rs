@@ -17,6 +17,7 @@ pub mod gguf;
 pub mod hyena;
 pub mod kv;
 pub mod llama;
+pub mod mlp;
 pub mod norm;
 pub mod random;
 pub mod rope;

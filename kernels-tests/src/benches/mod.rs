@@ -15,6 +15,7 @@ pub mod gemm8;
 pub mod gemv;
 pub mod heater;
 pub mod hyena;
+pub mod mlp;
 pub mod model;
 pub mod norm;
 pub mod rope;
@@ -119,6 +120,11 @@ pub const BENCHES: &[Bench] = &[
         rows: hyena::rows,
         // Its products are tuned by their own families.
         sweep: hyena::rows,
+    },
+    Bench {
+        name: "mlp",
+        rows: mlp::rows,
+        sweep: mlp::sweep,
     },
     Bench {
         name: "norm",

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use flashwave::kernels::ceilings::Probe;
 use flashwave::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
 use flashwave::kernels::sparse::Pattern;
-use flashwave::model::{LayerAttention, Llama, LlamaConfig, Logits, Session};
+use flashwave::model::{
+    LayerAttention, LayerSparsity, Llama, LlamaConfig, Logits, Session, SparseMethod,
+};
 use flashwave::quant::Format;
 use flashwave::{Capabilities, Context, DType, Layout, Result, Tensor};
 
@@ -32,6 +34,7 @@ fn shape(scale: Scale) -> LlamaConfig {
             scaling: RopeScaling::None,
         },
         attention: Vec::new(),
+        sparsity: Vec::new(),
         tie_word_embeddings: false,
         bos_token_id: Some(1),
         eos_token_ids: vec![2],
@@ -43,11 +46,18 @@ const CONTEXT: usize = 512;
 
 /// A session with [`CONTEXT`] tokens in its cache.
 fn filled(ctx: &Context, scale: Scale, dtype: DType) -> Result<Session> {
-    let model = Llama::random(ctx, shape(scale), dtype)?;
-    let mut session = model.session(2 * CONTEXT)?;
+    fed(Llama::random(ctx, shape(scale), dtype)?)
+}
+
+fn prompt(model: &Llama) -> Vec<u32> {
     let vocab = model.config().vocab_size as u32;
-    let prompt: Vec<u32> = (0..CONTEXT as u32).map(|i| i * 7919 % vocab).collect();
-    session.feed(&prompt)?;
+    (0..CONTEXT as u32).map(|i| i * 7919 % vocab).collect()
+}
+
+fn fed(model: Llama) -> Result<Session> {
+    let ctx = model.context().clone();
+    let mut session = model.session(2 * CONTEXT)?;
+    session.feed(&prompt(&model))?;
     ctx.wait()?;
     Ok(session)
 }
@@ -112,8 +122,60 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
         },
     );
     rows.push(prefill);
+    rows.extend(sparse(scale));
     rows.extend(hybrids(caps, scale));
     rows
+}
+
+/// Decode steps that leave weights unread; bytes are those left to read.
+fn sparse(scale: Scale) -> Vec<Row> {
+    let c = shape(scale);
+    let weights = parameters(&c);
+    let layers = weights - (c.vocab_size * c.hidden_size) as f64;
+    let pairs = (2 * c.layers * c.intermediate_size * c.hidden_size) as f64;
+    let mut rows = Vec::new();
+    for (method, sparsity, may_skip) in [
+        (SparseMethod::Cats, 0.5, pairs),
+        (SparseMethod::Cats, 0.7, pairs),
+        (SparseMethod::Teal, 0.25, layers),
+        (SparseMethod::Teal, 0.5, layers),
+    ] {
+        let work = format!(
+            "Llama {:.2}B f16 decode batch 1 kv{CONTEXT} {} {sparsity}",
+            weights / 1e9,
+            method.name()
+        );
+        let bytes = 2.0 * (weights - sparsity * may_skip);
+        rows.push(Row::memory("model", work, bytes, move |ctx| {
+            let zero = vec![method.layer(&[]); shape(scale).layers];
+            let config = LlamaConfig {
+                sparsity: zero,
+                ..shape(scale)
+            };
+            let exact = Llama::random(ctx, config, DType::F16)?;
+            let found = calibrated(&exact, method, sparsity)?;
+            let session = fed(exact.with_sparsity(found)?)?;
+            let ids = Tensor::from_slice(ctx, &[1u32], [1])?;
+            let logits = Tensor::empty(ctx, DType::F32, [1, session.model().config().vocab_size])?;
+            Ok(Prepared::new("model", move |pass, _| {
+                session.forward(pass, &ids, Some((Logits::Last, &logits)))
+            }))
+        }));
+    }
+    rows
+}
+
+/// Thresholds for a sparsity, found on the prompt.
+fn calibrated(model: &Llama, method: SparseMethod, sparsity: f64) -> Result<Vec<LayerSparsity>> {
+    let mut session = model.session(CONTEXT)?;
+    session.observe()?;
+    session.feed(&prompt(model))?;
+    let mut layers = Vec::new();
+    for places in session.histograms()? {
+        let found: Result<Vec<f32>> = places.iter().map(|h| h.threshold(sparsity)).collect();
+        layers.push(method.layer(&found?));
+    }
+    Ok(layers)
 }
 
 /// LongGen's hybrid (arXiv 2410.01485) beside the same stack with full attention: six layers of the 7B shape, 128K tokens

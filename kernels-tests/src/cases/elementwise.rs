@@ -41,7 +41,7 @@ const FIT: f64 = 1.6e-7;
 /// fades as exp(-u) falls under 1: the worst is near |u| = 8, then a division of 2.5 ulp.
 pub(super) fn slack(f: Activation) -> Ulps {
     match f {
-        Activation::None | Activation::Relu => Ulps(0.0),
+        Activation::None | Activation::Relu | Activation::ReluSquared => Ulps(0.0),
         Activation::Silu | Activation::GeluTanh => Ulps(2.0 * (3.0 + 2.0 * 8.0 + 2.5)),
         // exp2(v) is 3 + 2|v| ulp, |v| = 8 log2(e) < 12 there; v has three roundings (the factor's, two products'), each
         // |u| half ulps of the result; a division; the fit's own error (a test below).

@@ -12,6 +12,7 @@ mod fftconv_backward;
 pub mod gemm;
 pub mod gemm8;
 pub mod hyena;
+pub mod mlp;
 pub mod norm;
 pub mod quant;
 pub mod random;
@@ -92,6 +93,11 @@ pub const FAMILIES: &[Family] = &[
         name: "hyena",
         cases: hyena::cases,
         launches: hyena::launches,
+    },
+    Family {
+        name: "mlp",
+        cases: mlp::cases,
+        launches: mlp::launches,
     },
     Family {
         name: "norm",

@@ -31,7 +31,7 @@ pub enum Transpose {
 }
 
 /// What is added to a result after its activation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Residual<'a, T> {
     /// Nothing.
     None,
@@ -40,6 +40,14 @@ pub enum Residual<'a, T> {
     /// Another tensor of the output's shape, not in the output's memory.
     From(&'a T),
 }
+
+// Derived, they would ask the same of T.
+impl<T> Clone for Residual<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Residual<'_, T> {}
 
 impl<'a, T> Residual<'a, T> {
     /// With the tensor replaced by what `f` makes of it.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use flashwave::kernels::attention::KvFormat;
 use flashwave::loader::{TokenStream, Tokenizer, Weights};
-use flashwave::model::{Generation, LlamaOptions, Model, Sampling, embedded};
+use flashwave::model::{Generation, LlamaOptions, Model, Sampling, Thresholds, embedded};
 use flashwave::quant::Format;
 use flashwave::{Context, DType, Error};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -62,6 +62,9 @@ pub struct Generate {
     /// device's matrix units are, else f32. Of Llamas.
     #[arg(long, value_parser = dtype)]
     activations: Option<DType>,
+    /// Leave weights unread: a file that `flashwave calibrate` wrote for this model.
+    #[arg(long, value_name = "FILE")]
+    thresholds: Option<PathBuf>,
     /// Go on after the model's end-of-text token.
     #[arg(long)]
     ignore_eos: bool,
@@ -164,6 +167,10 @@ impl Generate {
             weights: self.dtype,
             kv: self.kv,
             activations: self.activations,
+            sparsity: match &self.thresholds {
+                Some(path) => Thresholds::load(path, weights)?.layers,
+                None => Vec::new(),
+            },
             ..LlamaOptions::default()
         };
         let bar = if std::io::stderr().is_terminal() {

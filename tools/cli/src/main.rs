@@ -2,6 +2,7 @@
 //! they are, and the kernels themselves on a user's own tensors.
 
 mod bench;
+mod calibrate;
 mod ceilings;
 mod decode_cost;
 mod device;
@@ -43,6 +44,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Times the kernels and reports shares of the device's ceilings.
     Bench(bench::BenchArgs),
+    /// Finds thresholds below which a model leaves weights unread, and what that costs.
+    Calibrate(calibrate::Calibrate),
     /// Writes text with a model, streamed.
     Generate(generate::Generate),
     /// Runs a kernel on the tensors of a safetensors file.
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Ceilings(args) => ceilings::run(&cli.device, &args),
         Command::Verify(args) => verify::run(&cli.device, &args),
         Command::Bench(args) => bench::run(&cli.device, &args),
+        Command::Calibrate(args) => cli.device.open().and_then(|ctx| args.run(&ctx)),
         Command::Generate(args) => cli.device.open().and_then(|ctx| args.run(&ctx)),
         Command::Run(args) => run::run(&cli.device, &args),
         Command::Sparsity(args) => sparsity::run(&args),

@@ -93,6 +93,12 @@ impl Axes {
                 y: "times faster than dense",
                 ideal: true,
             },
+            "mlp-speedup" => Self {
+                title: "Sparse over dense MLP, one token",
+                x: "1 / share read",
+                y: "times faster than dense",
+                ideal: false,
+            },
             _ => Self {
                 title: "Attention, forward",
                 x: "keys",

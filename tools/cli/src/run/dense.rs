@@ -11,12 +11,12 @@ use flashwave::{DType, Tensor};
 use super::call::Call;
 use super::entry::{DTYPE, Default, Entry, Kind, Output, Param, float, optional};
 
-const ACTIVATION: Param = activation("none");
+pub(super) const ACTIVATION: Param = activation("none");
 
-const fn activation(default: &'static str) -> Param {
+pub(super) const fn activation(default: &'static str) -> Param {
     Param {
         name: "activation",
-        kind: Kind::Choice(&["none", "relu", "silu", "gelu", "gelu_tanh"]),
+        kind: Kind::Choice(&["none", "relu", "relu_squared", "silu", "gelu", "gelu_tanh"]),
         default: Default::Value(default),
         about: "F",
     }
@@ -147,9 +147,10 @@ enum Streaming {
     Always,
 }
 
-fn chosen_activation(call: &Call<'_>) -> Result<Activation> {
+pub(super) fn chosen_activation(call: &Call<'_>) -> Result<Activation> {
     Ok(match call.choice("activation")? {
         Some("relu") => Activation::Relu,
+        Some("relu_squared") => Activation::ReluSquared,
         Some("silu") => Activation::Silu,
         Some("gelu") => Activation::GeluErf,
         Some("gelu_tanh") => Activation::GeluTanh,

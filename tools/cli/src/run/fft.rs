@@ -94,7 +94,14 @@ pub const ENTRIES: &[Entry] = &[
         params: &[
             Param {
                 name: "activation",
-                kind: Kind::Choice(&["none", "relu", "silu", "gelu_tanh", "gelu_erf"]),
+                kind: Kind::Choice(&[
+                    "none",
+                    "relu",
+                    "relu_squared",
+                    "silu",
+                    "gelu_tanh",
+                    "gelu_erf",
+                ]),
                 default: Default::Value("none"),
                 about: "applied to the sum",
             },

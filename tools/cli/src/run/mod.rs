@@ -13,6 +13,7 @@ mod entry;
 mod fft;
 mod files;
 mod gemm8;
+mod mlp;
 mod norm;
 mod rows;
 mod sparse_attention;
@@ -62,6 +63,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         attention_backward::ENTRIES,
         sparse_attention::ENTRIES,
         cache::ENTRIES,
+        mlp::ENTRIES,
     ]
     .into_iter()
     .flatten()

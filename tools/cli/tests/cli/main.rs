@@ -7,6 +7,7 @@ mod dense;
 mod elementwise;
 mod gemm8;
 mod generate;
+mod mlp;
 mod program;
 mod rows;
 mod sparse_attention;

@@ -9,10 +9,12 @@ BOUNDARY causal    transform q is batch row q, real
          circular  batch rows 2 q and 2 q + 1 are its real and imaginary parts
          window    batch row q / chunks, the window of 2 POINTS elements from `hop` * (q % chunks) - `before` on: the first POINTS the real
                    part, the rest the imaginary part; of the result `hop` points from `after` on count
+         round     the same, elements before the first being the last ones
 RAGGED 1: points may lie beyond the sequence; they are zero and not stored.
 #>
 #import "lib/fft.wgsl" as fft
 #macro params()
+    inputs: u32,
     length: u32,
     batch: u32,
     hop: u32,
@@ -40,7 +42,7 @@ RAGGED 1: points may lie beyond the sequence; they are zero and not stored.
 #set suffix = "" if vec == 1 else vec
 fn load_at(b: u32, channel: u32, n: u32) -> ${type} {
     #if ragged
-    if n >= p.length { return ${type}(); }
+    if n >= p.inputs { return ${type}(); }
     #endif
     var value = load${suffix}_u(p.u_offset + b * p.u_batch + channel * p.u_channel + n);
     #if gate != "none"
@@ -48,10 +50,16 @@ fn load_at(b: u32, channel: u32, n: u32) -> ${type} {
     #endif
     return value;
 }
-#if boundary == "window"
+#if boundary in ["window", "round"]
 // Before the first element the unsigned place is beyond the last.
 fn load_re(q: u32, channel: u32, n: u32) -> ${type} {
+    #if boundary == "window"
     return load_at(min(q / p.chunks, p.batch - 1u), channel, q % p.chunks * p.hop + n - p.before);
+    #else
+    let place = q % p.chunks * p.hop + n - p.before;
+    let round = select(place - p.length, place + p.length, place > 0x7fffffffu);
+    return load_at(min(q / p.chunks, p.batch - 1u), channel, select(round, place, place < p.length));
+    #endif
 }
 fn load_im(q: u32, channel: u32, n: u32) -> ${type} { return load_re(q, channel, n + ${points}u); }
 #elif boundary == "circular"
@@ -75,7 +83,7 @@ fn store_at(b: u32, channel: u32, n: u32, result: ${type}) {
     #endif
     store${suffix}_y(p.y_offset + b * p.y_batch + channel * p.y_channel + n, value);
 }
-#if boundary == "window"
+#if boundary in ["window", "round"]
 fn store_re(q: u32, channel: u32, n: u32, value: ${type}) {
     if n - p.after < p.hop { store_at(q / p.chunks, channel, q % p.chunks * p.hop + n - p.after, value); }
 }

@@ -15,12 +15,15 @@ NVIDIA's drivers, and planners take such kernels only where it was found (Capabi
 
   ${ fragments.functions(COOP) }   types MatrixA, MatrixB, Accumulator; matrix_a(words), matrix_b(words),
                               multiply_add(a, b, c), element(&c, i), set_element(&c, i, x), and over the four
-                              invocations of a row largest_of_quad(x), sum_of_quad(x); any_of_subgroup(b)
+                              invocations of a row largest_of_quad(x), sum_of_quad(x); any_of_subgroup(b),
+                              largest_of_subgroup(u32). Also fragments.functions(COOP, positive, halves): a parameter
+                              that is not zero, p.q_len if not said; with `halves`, for shaders that enable f16, the
+                              casts bits_as_halves(word) and bits_as_word(halves)
   ${ fragments.halves(COOP) }      two halves a word: less_halves(a, x) = a - x of f32, fma_halves(a, b, c)
   ${ fragments.arguments(COOP) }   arguments of main beside `lane`, the invocation's number
   ${ fragments.begin(COOP) }       first in main: the invocation is 4 * line + quad of its workgroup's `subgroup`
 #>
-#macro functions(coop)
+#macro functions(coop, positive="p.q_len", halves=false)
 #if coop == "elements"
 alias MatrixA = coop_mat16x16<f16, A>;
 alias MatrixB = coop_mat16x16<f16, B>;
@@ -33,6 +36,7 @@ fn set_element_a(m: ptr<function, MatrixA>, i: u32, x: f16) { var element_of: f1
 fn set_element_b(m: ptr<function, MatrixB>, i: u32, x: f16) { var element_of: f16; element_of = x; }
 // And this returns the bits of its parameter.
 fn bits_as_halves(w: u32) -> vec2<f16> { return vec2<f16>(); }
+fn bits_as_word(h: vec2<f16>) -> u32 { return 0u; }
 #for role in ["a", "b"]
 fn matrix_${role}(w: vec4<u32>) -> Matrix${role | upper} {
     var m: Matrix${role | upper};
@@ -55,6 +59,7 @@ fn sum_of_quad(x: f32) -> f32 {
     return y + subgroupShuffleXor(y, 2u);
 }
 fn any_of_subgroup(b: bool) -> bool { return subgroupAny(b); }
+fn largest_of_subgroup(x: u32) -> u32 { return subgroupMax(x); }
 #else
 alias MatrixA = vec4<u32>;
 alias MatrixB = vec4<u32>;
@@ -66,6 +71,10 @@ fn element(m: ptr<function, Accumulator>, i: u32) -> f32 { return (*m)[i]; }
 fn set_element(m: ptr<function, Accumulator>, i: u32, x: f32) { (*m)[i] = x; }
 fn matrix_a(w: vec4<u32>) -> MatrixA { return w; }
 fn matrix_b(w: vec4<u32>) -> MatrixB { return w; }
+#if halves
+fn bits_as_halves(w: u32) -> vec2<f16> { return vec2<f16>(unpack2x16float(w)); }
+fn bits_as_word(h: vec2<f16>) -> u32 { return pack2x16float(vec2<f32>(h)); }
+#endif
 fn multiply_add(a: MatrixA, b: MatrixB, c: Accumulator) -> Accumulator {
     workgroupBarrier();
     emulated[emulated_lane] = a;
@@ -73,7 +82,7 @@ fn multiply_add(a: MatrixA, b: MatrixB, c: Accumulator) -> Accumulator {
     workgroupBarrier();
     var sum = c;
     // A bound that compilers do not know keeps them from unrolling: there are many products.
-    let elements = select(8u, 0u, p.q_len == 0u);
+    let elements = select(8u, 0u, ${positive} == 0u);
     for (var i = 0u; i < elements; i += 1u) {
         let row = emulated_lane / 4u + i / 4u * 8u;
         let column = emulated_lane % 4u * 2u + i % 2u + i / 2u % 2u * 8u;
@@ -108,6 +117,14 @@ fn any_of_subgroup(b: bool) -> bool {
     var any = 0u;
     for (var i = 0u; i < 32u; i += 1u) { any |= emulated[i].x; }
     return any != 0u;
+}
+fn largest_of_subgroup(x: u32) -> u32 {
+    workgroupBarrier();
+    emulated[emulated_lane].x = x;
+    workgroupBarrier();
+    var largest = 0u;
+    for (var i = 0u; i < 32u; i += 1u) { largest = max(largest, emulated[i].x); }
+    return largest;
 }
 #endif
 #endmacro

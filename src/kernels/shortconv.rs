@@ -1,5 +1,7 @@
 //! Short depthwise causal convolutions, as in front of the gates of long-convolution and state-space models.
 
+mod backward;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::capabilities::Capabilities;
@@ -10,6 +12,8 @@ use crate::layout::Layout;
 use crate::recipe::{Constant, Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
+
+pub use backward::{GradientPlan, Gradients};
 
 /// Elements that an invocation has.
 const RUN: usize = 4;
@@ -56,6 +60,17 @@ struct Place {
     batch: u32,
     channel: u32,
     time: u32,
+}
+
+impl Place {
+    fn of(l: &Layout) -> Self {
+        Self {
+            offset: l.offset() as u32,
+            batch: l.strides()[0] as u32,
+            channel: l.strides()[1] as u32,
+            time: l.strides()[2] as u32,
+        }
+    }
 }
 
 /// Mirrors `Params` of shortconv.wgsl.
@@ -157,12 +172,6 @@ impl ShortConv {
         } else {
             1
         };
-        let place = |l: &Layout| Place {
-            offset: l.offset() as u32,
-            batch: l.strides()[0] as u32,
-            channel: l.strides()[1] as u32,
-            time: l.strides()[2] as u32,
-        };
         let runs = length.div_ceil(RUN);
         let here = runs == 1;
         let dtype = |l: Option<&Layout>| l.map_or(Constant::Name("none"), |l| l.dtype().into());
@@ -187,8 +196,8 @@ impl ShortConv {
             channels: channels as u32,
             length: length as u32,
             runs: runs as u32,
-            x: place(x),
-            y: place(y),
+            x: Place::of(x),
+            y: Place::of(y),
             weight_offset: weight.offset() as u32,
             weight_channel: weight.strides()[0] as u32,
             bias_offset: bias.map_or(0, Layout::offset) as u32,
@@ -205,7 +214,7 @@ impl ShortConv {
                     batch: batch as u32,
                     channels: channels as u32,
                     length: length as u32,
-                    x: place(x),
+                    x: Place::of(x),
                     state_offset: state.offset() as u32,
                 };
                 Some(Launch::new(caps, recipe, grid(batch * channels), &params)?)

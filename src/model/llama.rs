@@ -321,7 +321,7 @@ impl Llama {
             norm: model.norm.clone(),
             head: model.head.clone(),
         };
-        Self::assemble(&model.ctx, config, model.kv, parts)
+        Self::assemble(&model.ctx, config, model.types, parts)
     }
 
     /// The hyper-parameters.

@@ -10,7 +10,7 @@ pub fn times<R: Real>(a: Complex<R>, b: Complex<R>) -> Complex<R> {
     [a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]]
 }
 
-fn cis<R: Real>(turns: f64) -> Complex<R> {
+pub(super) fn cis<R: Real>(turns: f64) -> Complex<R> {
     let (sin, cos) = (turns * std::f64::consts::TAU).sin_cos();
     [R::of(cos), R::of(sin)]
 }
@@ -36,28 +36,40 @@ pub fn dft<R: Real>(x: &[Complex<R>], sign: i32) -> Vec<Complex<R>> {
 /// The same by Cooley and Tukey's algorithm of radix 2, for powers of two: what stands for naive arithmetic where the sum
 /// term by term would take too long.
 pub fn radix2<R: Real>(x: &[Complex<R>], sign: i32) -> Vec<Complex<R>> {
+    radix2_stored(x, sign, |x| x)
+}
+
+/// The same with every number, roots too, kept as `store` has it from level to level.
+pub fn radix2_stored<R: Real>(
+    x: &[Complex<R>],
+    sign: i32,
+    store: impl Fn(R) -> R,
+) -> Vec<Complex<R>> {
     let n = x.len();
+    let stored = |x: Complex<R>| x.map(&store);
     let bits = n.trailing_zeros();
     let mut y: Vec<Complex<R>> = (0..n)
         .map(|i| {
-            x[if bits == 0 {
-                0
-            } else {
-                i.reverse_bits() >> (usize::BITS - bits)
-            }]
+            stored(
+                x[if bits == 0 {
+                    0
+                } else {
+                    i.reverse_bits() >> (usize::BITS - bits)
+                }],
+            )
         })
         .collect();
     let mut half = 1;
     while half < n {
         let roots: Vec<Complex<R>> = (0..half)
-            .map(|i| cis(f64::from(sign) * i as f64 / (2 * half) as f64))
+            .map(|i| stored(cis(f64::from(sign) * i as f64 / (2 * half) as f64)))
             .collect();
         for block in y.chunks_mut(2 * half) {
             let (low, high) = block.split_at_mut(half);
             for ((a, b), &root) in low.iter_mut().zip(high).zip(&roots) {
                 let t = times(*b, root);
-                *b = [a[0] - t[0], a[1] - t[1]];
-                *a = [a[0] + t[0], a[1] + t[1]];
+                *b = stored([a[0] - t[0], a[1] - t[1]]);
+                *a = stored([a[0] + t[0], a[1] + t[1]]);
             }
         }
         half *= 2;

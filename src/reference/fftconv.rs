@@ -1,7 +1,7 @@
 //! Long convolutions: by definition, and by the textbook's transforms.
 
 use super::Real;
-use super::fft::{Complex, radix2, times};
+use super::fft::{Complex, cis, radix2_stored, times};
 use crate::kernels::fftconv::Boundary;
 
 /// y\[t\] = sum over s of k[t - s] u\[s\], term by term.
@@ -33,6 +33,16 @@ pub fn by_fft<R: Real>(boundary: Boundary, u: &[R], k: &[R]) -> Vec<R> {
 
 /// The same by transforms of `points` points, with a second sequence in the imaginary part; of the first alone.
 pub fn by_fft_of<R: Real>(points: usize, u: [&[R]; 2], k: &[R]) -> Vec<R> {
+    by_fft_stored(points, u, k, |x| x)
+}
+
+/// The same with every number between input and result kept as `store` has it.
+pub fn by_fft_stored<R: Real>(
+    points: usize,
+    u: [&[R]; 2],
+    k: &[R],
+    store: impl Fn(R) -> R,
+) -> Vec<R> {
     let transform = |x: [&[R]; 2]| {
         let mut padded = vec![[R::zero(); 2]; points];
         for (part, x) in x.into_iter().enumerate() {
@@ -40,15 +50,45 @@ pub fn by_fft_of<R: Real>(points: usize, u: [&[R]; 2], k: &[R]) -> Vec<R> {
                 p[part] = x;
             }
         }
-        radix2(&padded, -1)
+        radix2_stored(&padded, -1, &store)
     };
     let product: Vec<Complex<R>> = (transform(u).iter().zip(transform([k, &[]])))
         .map(|(&a, b)| times(a, b))
         .collect();
     let scale = R::of(1.0 / points as f64);
-    radix2(&product, 1)[..u[0].len()]
+    radix2_stored(&product, 1, &store)[..u[0].len()]
         .iter()
         .map(|y| y[0] * scale)
+        .collect()
+}
+
+/// The causal convolution whose filter is zero at the frequencies (k - 1/4) / points that `keep` does not have, points being at least
+/// the sequence's length: the real part of the product modulo x^points - i.
+pub fn by_quarters<R: Real>(
+    points: usize,
+    u: &[R],
+    k: &[R],
+    keep: impl Fn(usize) -> bool,
+    store: impl Fn(R) -> R,
+) -> Vec<R> {
+    let turned = |n: usize| cis::<R>(0.25 * n as f64 / points as f64).map(&store);
+    let transform = |x: &[R]| {
+        let value = |n: usize| x.get(n).copied().unwrap_or(R::zero());
+        let twisted: Vec<Complex<R>> = (0..points)
+            .map(|n| turned(n).map(|t| t * value(n)))
+            .collect();
+        radix2_stored(&twisted, -1, &store)
+    };
+    let product: Vec<Complex<R>> = (transform(u).iter().zip(transform(k)).enumerate())
+        .map(|(i, (&a, b))| if keep(i) { times(a, b) } else { [R::zero(); 2] })
+        .collect();
+    let scale = R::of(1.0 / points as f64);
+    let back = radix2_stored(&product, 1, &store);
+    (0..u.len())
+        .map(|n| {
+            let [cos, sin] = turned(n);
+            (back[n][0] * cos + back[n][1] * sin) * scale
+        })
         .collect()
 }
 
@@ -105,6 +145,17 @@ mod tests {
             {
                 assert!((a - b).abs() < 1e-12);
             }
+        }
+        let causal = convolve(Boundary::Causal, &u, &k);
+        let quarters = by_quarters(32, &u, &k, |_| true, |x| x);
+        for (a, b) in causal.iter().zip(&quarters) {
+            assert!((a - b).abs() < 1e-12);
+        }
+        // Patterns that exclude each other add up.
+        let even = by_quarters(32, &u, &k, |i| i % 2 == 0, |x| x);
+        let odd = by_quarters(32, &u, &k, |i| i % 2 == 1, |x| x);
+        for ((a, b), c) in even.iter().zip(&odd).zip(&quarters) {
+            assert!((a + b - c).abs() < 1e-12);
         }
     }
 }

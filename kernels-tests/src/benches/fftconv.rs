@@ -42,7 +42,7 @@ const fn problem(
     }
 }
 
-const FULL: [Problem; 13] = [
+const FULL: [Problem; 16] = [
     problem(F16, Gates::Both, 64, 768, 1024, 1),
     problem(F16, Gates::Both, 64, 768, 4096, 1),
     problem(F16, Gates::Both, 64, 768, 8192, 1),
@@ -53,9 +53,12 @@ const FULL: [Problem; 13] = [
     problem(F32, Gates::None, 16, 768, 8192, 1),
     problem(F32, Gates::None, 16, 768, 32768, 1),
     problem(F32, Gates::None, 1, 768, 1_048_576, 4),
+    problem(F16, Gates::Both, 64, 768, 16384, 1),
     problem(F32, Gates::Both, 64, 768, 1024, 1),
+    problem(F32, Gates::Both, 64, 768, 4096, 1),
     problem(F32, Gates::Both, 16, 768, 8192, 1),
     problem(F32, Gates::Both, 16, 768, 32768, 1),
+    problem(F32, Gates::Both, 1, 768, 1_048_576, 4),
 ];
 const SMALL: [Problem; 2] = [
     problem(F16, Gates::Both, 2, 8, 1024, 1),
@@ -124,7 +127,10 @@ fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
             })
             .collect::<Result<_>>()?;
         let k = random(ctx, F32, [channels, length], 99)?;
-        let conv = FftConv::causal();
+        let conv = match dtype {
+            F16 => FftConv::causal().half(),
+            _ => FftConv::causal(),
+        };
         let filter: Filter = match tuning {
             None => conv.filter(&k, None, length)?,
             Some(tuning) => conv.filter_with(&k, None, length, tuning)?,

@@ -2,14 +2,20 @@
 //!
 //! Naive arithmetic is the textbook's radix-2 transform in f32 with the padding stored, as other libraries do it, or the farther of
 //! that and: the sum term by term up to 2048 elements; the transform padded once more above; of circular convolutions the
-//! transform that two rows share. Naive sums of long filters would take hours. The oracle is the sum in f64 up to
+//! transform that two rows share. Where the kernel's arithmetic is f16, the textbook's transform keeps f16 too, from level to level,
+//! with no limit on exponents. Naive sums of long filters would take hours. The oracle is the sum in f64 up to
 //! 2048 elements, the transform in f64 above.
 
 use flashwave::DType::{BF16, F16, F32};
+use flashwave::kernels::attention::MatrixUnits;
 use flashwave::kernels::fftconv::{
-    Boundary, ConvArgs, FftConv, FilterPlan, FusedTuning, LongTuning, Planes, Tuning, accumulate,
+    Arithmetic, Boundary, ConvArgs, ConvStream, FftConv, FilterPlan, FusedTuning, Hold, LongTuning,
+    MonarchTuning, Pattern, Planes, Tuning, accumulate,
 };
-use flashwave::reference::fftconv::{by_fft, by_fft_of, convolve, gated};
+use flashwave::reference::fft::dft;
+use flashwave::reference::fftconv::{
+    by_fft, by_fft_of, by_fft_stored, by_quarters, convolve, gated,
+};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use super::fftconv_backward;
@@ -42,6 +48,15 @@ struct Setup {
     /// Elements of a row of the tensors that are not the sequence's.
     margin: usize,
     tuning: Option<Tuning>,
+    arithmetic: Arithmetic,
+    pattern: Pattern,
+}
+
+/// Eleven significant bits, as f16 has.
+fn eleven_bits(x: f32) -> f32 {
+    let wide = f64::from(x);
+    let part = wide * 4_398_046_511_105.0;
+    (part - (part - wide)) as f32
 }
 
 impl Setup {
@@ -58,6 +73,16 @@ impl Setup {
             skip: false,
             margin: 0,
             tuning: None,
+            arithmetic: Arithmetic::Full,
+            pattern: Pattern::All,
+        }
+    }
+
+    /// The kernel for matrix units, gated.
+    fn half(batch: usize, length: usize) -> Self {
+        Self {
+            arithmetic: Arithmetic::Half,
+            ..Self::new(Boundary::Causal, batch, 2, length).gated([F16, F32, F16, F16])
         }
     }
 
@@ -112,10 +137,21 @@ impl Setup {
             .as_ref()
             .map(|d| Tensor::from_slice(ctx, d, [channels]))
             .transpose()?;
-        let conv = FftConv { boundary };
+        let conv = FftConv {
+            boundary,
+            arithmetic: self.arithmetic,
+            pattern: self.pattern,
+        };
         let filter = match self.tuning {
             None => conv.filter(&k_in, d_in.as_ref(), self.planned)?,
             Some(tuning) => conv.filter_with(&k_in, d_in.as_ref(), self.planned, tuning)?,
+        };
+        let points = filter.plan().tuning().points();
+        let tuning = filter.plan().tuning();
+        let half = matches!(tuning, Tuning::Monarch(_));
+        let (kept, period) = match tuning {
+            Tuning::Monarch(t) => (t.kept as usize, t.period() as usize),
+            _ => (1, 1),
         };
         let args = ConvArgs {
             u: &view(&u_in)?,
@@ -126,9 +162,10 @@ impl Setup {
         ctx.record(|pass| filter.run(pass, &args))?;
         let out = y.to_f32_vec()?;
 
+        let odd = boundary == Boundary::Circular && !length.is_power_of_two();
         let slack = match boundary {
-            Boundary::Causal => RIGHT_ANGLE,
-            Boundary::Circular => Ulps(0.0),
+            Boundary::Circular if !odd => Ulps(0.0),
+            Boundary::Circular | Boundary::Causal => RIGHT_ANGLE,
         };
         // The gated input of the batch row that shares a transform with this one.
         let partner = |row: usize| -> Vec<f32> {
@@ -146,8 +183,23 @@ impl Setup {
             let d = d.as_ref().map(|d| d[channel]);
             let wide = g.clone().map(|g| g.map(|g| widen(&g)));
             let oracle = |u: &[f64], k: &[f64]| match length <= BY_SUM {
+                _ if kept < period => by_quarters(points, u, k, |i| i % period < kept, |x| x),
                 true => convolve(boundary, u, k),
                 false => by_fft(boundary, u, k),
+            };
+            // A circular sum of any length, as the causal one of the sequence after itself.
+            let twice = |u: &[f32], k: &[f32]| {
+                by_fft(Boundary::Causal, &[u, u].concat(), k)[length..].to_vec()
+            };
+            let textbook = |u: &[f32], k: &[f32]| -> Vec<f32> {
+                match half {
+                    _ if kept < period => {
+                        by_quarters(points, u, k, |i| i % period < kept, eleven_bits)
+                    }
+                    true => by_fft_stored(2 * points, [u, &[]], k, eleven_bits),
+                    _ if odd => twice(u, k),
+                    false => by_fft(boundary, u, k),
+                }
             };
             values.0.extend(part(&out));
             values.1.extend(gated(
@@ -161,8 +213,10 @@ impl Setup {
                 let naive = gated(conv, &u, [g[0].as_deref(), g[1].as_deref()], k, d);
                 naive.into_iter().map(|y| round(y, ty)).collect()
             };
-            let transformed = by(&|u, k| by_fft(boundary, u, k));
+            let transformed = by(&textbook);
             let other = match boundary {
+                _ if half => transformed.clone(),
+                _ if odd => by(&|u, k| convolve(boundary, u, k)),
                 Boundary::Circular => by(&|u, k| by_fft_of(length, [u, &partner(row)], k)),
                 Boundary::Causal if length <= BY_SUM => by(&|u, k| convolve(boundary, u, k)),
                 Boundary::Causal => {
@@ -175,13 +229,7 @@ impl Setup {
                 // A transform's errors are spread evenly over its outputs (each is a sum of all roundings by factors of
                 // magnitude one): the largest of a row may meet the row's largest gate.
                 let before = [g[0].as_deref(), None];
-                let plain = gated(
-                    |u: &[f32], k: &[f32]| by_fft(boundary, u, k),
-                    &u,
-                    before,
-                    k,
-                    d,
-                );
+                let plain = gated(textbook, &u, before, k, d);
                 let before = [wide[0].as_deref(), None];
                 let plain_exact = gated(oracle, &widen(&u), before, &widen(k), d.map(f64::from));
                 let error = plain
@@ -378,10 +426,236 @@ pub fn cases() -> Vec<Case> {
             );
         }
     }
+    for (taps, length) in [
+        (1, 3),
+        (7, 7),
+        (5, 100),
+        (100, 100),
+        (300, 1000),
+        (1000, 1500),
+    ] {
+        push(
+            "circular of any length",
+            Setup {
+                taps,
+                ..Setup::new(circular, 2, 3, length)
+            },
+        );
+    }
+    push(
+        "circular of any length",
+        Setup {
+            taps: 60,
+            margin: 1,
+            ..Setup::new(circular, 2, 3, 601).gated([F16, F32, F16, F16])
+        },
+    );
+    // On the device's matrix units, if it has any.
+    let mut half = |setup: Setup| {
+        let name = format!("{setup:?}");
+        cases.push(Case::new("fftconv", "half", name, move |ctx| {
+            match ctx.capabilities().matrix_elements {
+                true => setup.run(ctx),
+                false => Ok(Outcome::default()),
+            }
+        }));
+    };
+    for (batch, length) in [
+        (3, 1024),
+        (2, 2048),
+        (9, 4096),
+        (3, 8192),
+        (2, 16384),
+        (2, 32768),
+        (1, 65536),
+    ] {
+        half(Setup::half(batch, length));
+    }
+    half(Setup::half(3, 1000));
+    half(Setup {
+        margin: 8,
+        taps: 3001,
+        ..Setup::half(2, 3000 + 8)
+    });
+    half(Setup {
+        margin: 16,
+        ..Setup::half(2, 20_008)
+    });
+    half(Setup {
+        gates: [true, false],
+        ..Setup::half(2, 4096)
+    });
+    half(Setup {
+        gates: [false, true],
+        ..Setup::half(2, 8192)
+    });
+    half(Setup {
+        gates: [false, false],
+        skip: false,
+        ..Setup::half(2, 1024)
+    });
+    for (fold, kept, length) in [(1, 4, 1024), (2, 2, 2040), (1, 2, 1024), (2, 1, 2048)] {
+        let tuning = MonarchTuning {
+            units: MatrixUnits::Emulated,
+            last: 4,
+            fold,
+            rounds: 8,
+            hold: Hold::Matrices,
+            kept,
+        };
+        let setup = Setup {
+            tuning: Some(Tuning::Monarch(tuning)),
+            pattern: if kept < tuning.period() {
+                Pattern::Kept(kept)
+            } else {
+                Pattern::All
+            },
+            channels: 1,
+            ..Setup::half(1, length)
+        };
+        let name = format!("{setup:?}");
+        // Where shaders may use f16.
+        cases.push(Case::new(
+            "fftconv",
+            "half emulated",
+            name,
+            move |ctx| match ctx.capabilities().shader_f16 {
+                true => setup.run(ctx),
+                false => Ok(Outcome::default()),
+            },
+        ));
+    }
+    // Of the lengths the longest; a minute each for the oracle, so where a device has room for such sequences.
+    for setup in [
+        Setup::new(causal, 1, 1, 4_194_304),
+        Setup::new(circular, 2, 1, 4_194_304),
+        Setup {
+            taps: 2_300_000,
+            ..Setup::new(causal, 1, 1, 2_300_000).gated([F16, F32, F16, F16])
+        },
+    ] {
+        let name = format!("{setup:?}");
+        cases.push(Case::new("fftconv", "millions", name, move |ctx| {
+            match ctx.capabilities().binding_bytes >= 1 << 30 {
+                true => setup.run(ctx),
+                false => Ok(Outcome::default()),
+            }
+        }));
+    }
+    for (taps, chunks, dtype) in [
+        (1, &[5, 1][..], F32),
+        (40, &[64, 1, 300, 3000][..], F32),
+        (300, &[1000, 1000, 17][..], F16),
+    ] {
+        let name = format!("{taps} taps, chunks {chunks:?}, {dtype}");
+        cases.push(Case::new("fftconv", "stream", name, move |ctx| {
+            stream(ctx, taps, chunks, dtype)
+        }));
+    }
+    for (boundary, length) in [(causal, 100), (circular, 128), (circular, 90)] {
+        let name = format!("{boundary:?} {length}");
+        cases.push(Case::new(
+            "fftconv",
+            "filter in frequency",
+            name,
+            move |ctx| in_frequency(ctx, boundary, length),
+        ));
+    }
     if let Some(tuning) = long(16, 16, 64, 1 << 20) {
         cases.extend(fftconv_backward::cases(tuning));
     }
     cases
+}
+
+/// A sequence in chunks, gated, is the sequence.
+fn stream(ctx: &Context, taps: usize, chunks: &[usize], dtype: DType) -> Result<Outcome, Failure> {
+    let (batch, channels, length) = (2, 2, chunks.iter().sum::<usize>());
+    let mut random = Random::new(Case::seed(&format!("stream {taps} {chunks:?}")));
+    let n = batch * channels * length;
+    let [u, v, w] = [0; 3].map(|_| random.normals(n, dtype));
+    let k = random.normals(channels * taps, F32);
+    let shape = [batch, channels, length];
+    let tensor = |x: &[f32]| Tensor::from_f32(ctx, dtype, x, shape);
+    let (u_in, v_in, w_in, y) = (
+        tensor(&u)?,
+        tensor(&v)?,
+        tensor(&w)?,
+        poisoned(ctx, dtype, shape)?,
+    );
+    let k_in = Tensor::from_slice(ctx, &k, [channels, taps])?;
+    let mut stream = ConvStream::new(&k_in, None, batch)?;
+    let mut from = 0;
+    for &chunk in chunks {
+        let part = |t: &Tensor| t.narrow(2, from..from + chunk);
+        let (u, v, w, y) = (part(&u_in)?, part(&v_in)?, part(&w_in)?, part(&y)?);
+        let args = ConvArgs::new(&u, &y).gate_in(&v).gate_out(&w);
+        ctx.record(|pass| stream.push(pass, &args))?;
+        from += chunk;
+    }
+    let row = |x: &[f32], r: usize| x[r * length..(r + 1) * length].to_vec();
+    let mut values = (y.to_f32_vec()?, Vec::new(), Vec::new());
+    for r in 0..batch * channels {
+        let (u, v, w) = (row(&u, r), row(&v, r), row(&w, r));
+        let k = &k[r % channels * taps..][..taps];
+        let (wide_v, wide_w) = (widen(&v), widen(&w));
+        let sum = |u: &[f64], k: &[f64]| convolve(Boundary::Causal, u, k);
+        values.1.extend(gated(
+            sum,
+            &widen(&u),
+            [Some(&wide_v), Some(&wide_w)],
+            &widen(k),
+            None,
+        ));
+        let by = |conv: &Convolve<'_>| gated(conv, &u, [Some(&v), Some(&w)], k, None);
+        let naive = [
+            by(&|u, k| by_fft(Boundary::Causal, u, k)),
+            by(&|u, k| by_fft_of(2 * (u.len() + k.len()).next_power_of_two(), [u, &[]], k)),
+        ];
+        let naive = farther(&values.1[values.1.len() - length..], naive);
+        values.2.extend(naive.into_iter().map(|y| round(y, dtype)));
+    }
+    check(&values.0, &values.1, &values.2, RIGHT_ANGLE)
+}
+
+/// A filter given by its transform is the filter.
+fn in_frequency(ctx: &Context, boundary: Boundary, length: usize) -> Result<Outcome, Failure> {
+    let channels = 2;
+    let mut random = Random::new(Case::seed(&format!("in frequency {boundary:?} {length}")));
+    let (u, k) = (
+        random.normals(channels * length, F32),
+        random.normals(channels * length, F32),
+    );
+    let points = match boundary {
+        Boundary::Causal => 2 * length,
+        Boundary::Circular => length,
+    };
+    let spectra = k.chunks(length).flat_map(|k| {
+        let value = |n: usize| k.get(n).map_or([0.0; 2], |&k| [f64::from(k), 0.0]);
+        let spectrum = dft(&(0..points).map(value).collect::<Vec<_>>(), -1);
+        spectrum[..points / 2 + 1]
+            .iter()
+            .flat_map(|z| [z[0] as f32, z[1] as f32])
+            .collect::<Vec<_>>()
+    });
+    let spectra: Vec<f32> = spectra.collect();
+    let spectrum = Tensor::from_slice(ctx, &spectra, [channels, points / 2 + 1, 2])?;
+    let filter = FftConv::new(boundary).filter_in_frequency(&spectrum, None, length)?;
+    let y = filter.forward(&Tensor::from_slice(ctx, &u, [1, channels, length])?)?;
+    let (mut exact, mut naive) = (Vec::new(), Vec::new());
+    for (u, k) in u.chunks(length).zip(k.chunks(length)) {
+        let sum = convolve(boundary, &widen(u), &widen(k));
+        // The inverse transform of the filter is one more than naive arithmetic has: its error doubles.
+        let padded = by_fft_of(4 * length.next_power_of_two(), [&[u, u].concat(), &[]], k);
+        let from = if boundary == Boundary::Causal {
+            0
+        } else {
+            length
+        };
+        let transformed = padded[from..from + length].iter().zip(&sum);
+        naive.extend(transformed.map(|(&x, &e)| (e + 2.0 * (f64::from(x) - e)) as f32));
+        exact.extend(sum);
+    }
+    check(&y.to_f32_vec()?, &exact, &naive, RIGHT_ANGLE)
 }
 
 /// Every kind of variant.
@@ -398,7 +672,7 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                     let length = 1 << bits;
                     let plan = FilterPlan::new(
                         caps,
-                        FftConv { boundary },
+                        FftConv::new(boundary),
                         &Layout::contiguous(types[1], [5, length])?,
                         length,
                         None,
@@ -419,6 +693,35 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                 })();
                 launches.extend(found.expect("plans"));
             }
+        }
+    }
+    for length in [1024, 2048, 4096, 8192, 65536] {
+        for (gates, pattern, played) in [
+            (true, Pattern::All, length),
+            (false, Pattern::Kept(1), length - 8),
+        ] {
+            let found = (|| {
+                let conv = FftConv::causal().half();
+                let conv = if caps.matrix_elements {
+                    conv.sparse(pattern)
+                } else {
+                    conv
+                };
+                let k = Layout::contiguous(F32, [5, length])?;
+                let plan = FilterPlan::new(caps, conv, &k, length, None)?;
+                let u = Layout::contiguous(F16, [3, 5, played])?;
+                let args = ConvArgs {
+                    u: &u,
+                    gate_in: gates.then_some(&u),
+                    gate_out: gates.then_some(&u),
+                    y: &u,
+                };
+                let d = Layout::contiguous(F32, [5])?;
+                let mut steps = plan.spectrum(caps, &k, gates.then_some(&d))?;
+                steps.extend(plan.convolution(caps, &args)?);
+                Ok::<_, flashwave::Error>(steps.into_iter().map(|s| s.launch))
+            })();
+            launches.extend(found.expect("plans"));
         }
     }
     for (dk, dd, first) in [

@@ -2,13 +2,13 @@
 
 use flashwave::DType::{BF16, F16, F32};
 use flashwave::kernels::elementwise::Activation;
-use flashwave::kernels::shortconv::{ShortConv, ShortConvArgs, State};
+use flashwave::kernels::shortconv::{Gradients, ShortConv, ShortConvArgs, State};
 use flashwave::reference::Real;
 use flashwave::reference::elementwise::activate;
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use crate::inputs::{Random, poisoned, round, widen};
-use crate::tolerance::{Outcome, Ulps, check};
+use crate::tolerance::{Outcome, Ulps, check, farther};
 use crate::{Case, Failure};
 
 /// exp of up to a dozen, and a division (Activation::Silu).
@@ -140,6 +140,81 @@ impl Setup {
     }
 }
 
+/// dx, dweight and dbias of a batch of rows by channel; sums in the order of time, or in the reverse.
+fn gradients<R: Real>(
+    [batch, channels, length, taps]: [usize; 4],
+    [x, weight, dy]: [&[R]; 3],
+    backwards: bool,
+) -> [Vec<R>; 3] {
+    let mut dx = vec![R::zero(); x.len()];
+    let mut dweight = vec![R::zero(); channels * taps];
+    let mut dbias = vec![R::zero(); channels];
+    for i in 0..batch * length {
+        let i = if backwards { batch * length - 1 - i } else { i };
+        let (b, t) = (i / length, i % length);
+        for c in 0..channels {
+            let row = (b * channels + c) * length;
+            let g = dy[row + t];
+            dbias[c] = dbias[c] + g;
+            for j in 0..taps.min(t + 1) {
+                let sum = &mut dweight[c * taps + j];
+                *sum = *sum + g * x[row + t - j];
+                dx[row + t - j] = dx[row + t - j] + g * weight[c * taps + j];
+            }
+        }
+    }
+    [dx, dweight, dbias]
+}
+
+/// Gradients of tensors of one type, token-major or not.
+fn backward(
+    ctx: &Context,
+    sizes: [usize; 4],
+    dtype: DType,
+    place: Place,
+) -> Result<Outcome, Failure> {
+    let [batch, channels, length, taps] = sizes;
+    let mut random = Random::new(Case::seed(&format!("{sizes:?} {dtype} {place:?}")));
+    let n = batch * channels * length;
+    let (x, dy) = (random.normals(n, dtype), random.normals(n, dtype));
+    let weight = random.normals(channels * taps, F32);
+    let time = [batch, channels, length];
+    let tensor = |data: &[f32]| match place {
+        Place::Time => Tensor::from_f32(ctx, dtype, data, time),
+        Place::Channels => {
+            let shape = [batch, length, channels];
+            Tensor::from_f32(ctx, dtype, &turned(data, channels, length), shape)?.transpose(1, 2)
+        }
+    };
+    let weight_in = Tensor::from_slice(ctx, &weight, [channels, taps])?;
+    let dx = poisoned(ctx, dtype, time)?;
+    let (dweight, dbias) = (
+        poisoned(ctx, F32, [channels, taps])?,
+        poisoned(ctx, F32, [channels])?,
+    );
+    let args = Gradients {
+        x: &tensor(&x)?,
+        weight: &weight_in,
+        dy: &tensor(&dy)?,
+        dx: Some(&dx),
+        dweight: Some(&dweight),
+        dbias: Some(&dbias),
+    };
+    ctx.record(|pass| args.run(pass))?;
+    let exact = gradients::<f64>(sizes, [&widen(&x), &widen(&weight), &widen(&dy)], false);
+    let naive = [false, true].map(|order| gradients::<f32>(sizes, [&x, &weight, &dy], order));
+    let mut outcome = Outcome::default();
+    for (i, (tensor, dtype)) in [(&dx, dtype), (&dweight, F32), (&dbias, F32)]
+        .into_iter()
+        .enumerate()
+    {
+        let [a, b] = [0, 1].map(|o| naive[o][i].iter().map(|&v| round(v, dtype)).collect());
+        let naive = farther(&exact[i], [a, b]);
+        outcome = outcome.and(check(&tensor.to_f32_vec()?, &exact[i], &naive, Ulps(0.0))?);
+    }
+    Ok(outcome)
+}
+
 /// Matrices of `rows` rows, turned.
 fn turned(data: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     let each = |matrix: &[f32]| -> Vec<f32> {
@@ -224,12 +299,41 @@ pub fn cases() -> Vec<Case> {
             ..plain
         },
     );
+    for (sizes, dtype, place) in [
+        ([2, 3, 70, 3], F32, Place::Time),
+        ([2, 5, 200, 16], F16, Place::Time),
+        ([3, 4, 9, 4], F32, Place::Channels),
+        ([1, 2, 3, 7], BF16, Place::Channels),
+    ] {
+        let name = format!("{sizes:?} {dtype} {place:?}");
+        cases.push(Case::new("shortconv", "backward", name, move |ctx| {
+            backward(ctx, sizes, dtype, place)
+        }));
+    }
     cases
 }
 
 /// Every kind of variant.
 pub fn launches(caps: &Capabilities) -> Vec<Launch> {
     let mut launches = Vec::new();
+    for (dtype, weight, bias) in [(F32, true, true), (F16, true, false), (BF16, false, true)] {
+        let found = (|| {
+            let x = Layout::contiguous(dtype, [2, 5, 9])?;
+            let w = Layout::contiguous(F32, [5, 3])?;
+            let b = Layout::contiguous(F32, [5])?;
+            let args = Gradients {
+                x: &x,
+                weight: &w,
+                dy: &x,
+                dx: Some(&x),
+                dweight: weight.then_some(&w),
+                dbias: bias.then_some(&b),
+            };
+            args.plan(caps)
+        })();
+        let plan = found.expect("plans");
+        launches.extend(plan.x.into_iter().chain(plan.weight));
+    }
     for taps in [2, 3, 16] {
         for (length, types) in [(1, [F32; 3]), (64, [F16, F32, F16]), (37, [BF16, F16, F32])] {
             for stated in [false, true] {

@@ -67,7 +67,7 @@ pub enum MatrixUnits {
 }
 
 impl MatrixUnits {
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Device => "elements",
             Self::Emulated => "emulated",
@@ -75,7 +75,7 @@ impl MatrixUnits {
     }
 
     /// Whether a device has them, for workgroups of so many subgroups.
-    pub(super) const fn serve(self, caps: &Capabilities, subgroups: u32) -> bool {
+    pub(crate) const fn serve(self, caps: &Capabilities, subgroups: u32) -> bool {
         match self {
             Self::Device => caps.matrix_elements,
             Self::Emulated => subgroups == 1,
@@ -83,7 +83,7 @@ impl MatrixUnits {
     }
 
     /// Bytes of workgroup memory that they need beside a kernel's own.
-    pub(super) const fn workgroup_bytes(self) -> u64 {
+    pub(crate) const fn workgroup_bytes(self) -> u64 {
         match self {
             Self::Device => 0,
             Self::Emulated => 1024,

@@ -171,9 +171,7 @@ impl Filter {
                 Ok(t.clone())
             }
         };
-        let conv = FftConv {
-            boundary: self.plan().boundary(),
-        };
+        let conv = FftConv::new(self.plan().boundary());
         let caps = pass.capabilities();
         let like = Layout::contiguous(DType::F32, [channels, length])?;
         let plan = FilterPlan::new(caps, conv, &like, length, None)?;

@@ -2,7 +2,10 @@
 
 use super::long::{Part, RowKind};
 use super::operands::{Direction, Framing, Operands};
-use super::{Boundary, ConvArgs, FftConv, FusedTuning, LongTuning, Tuning, fused, long};
+use super::{
+    Arithmetic, Boundary, ConvArgs, FftConv, FusedTuning, LongTuning, MonarchTuning, Pattern,
+    Tuning, fused, long, monarch,
+};
 use crate::capabilities::Capabilities;
 use crate::context::Context;
 use crate::dtype::DType;
@@ -14,6 +17,8 @@ use crate::tensor::Tensor;
 
 /// Scratch memory between the passes of a long convolution.
 const SCRATCH: usize = 0;
+/// And its scales, if it is in f16.
+const SCALES: usize = 1;
 
 /// What a filter is planned as: shapes and tuning, without memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +44,16 @@ pub struct Filter {
 #[derive(Clone, Debug)]
 enum Twiddles {
     Fused(Tensor),
-    Long { columns: Tensor, rows: Tensor },
+    Long {
+        columns: Tensor,
+        rows: Tensor,
+    },
+    /// Of the filter's transform and of the convolution's; scales of the spectra.
+    Monarch {
+        filter: Tensor,
+        table: Tensor,
+        scales: Tensor,
+    },
 }
 
 /// A dispatch and the tensors that it binds.
@@ -58,6 +72,10 @@ enum StepKind {
     /// With the spectrum of this block of channels.
     Rows(usize),
     ColumnsInverse,
+    MonarchSpectrum,
+    /// The whole, or the first of two passes.
+    Monarch,
+    Combine,
 }
 
 impl FilterPlan {
@@ -84,32 +102,48 @@ impl FilterPlan {
             ));
         }
         let boundary = conv.boundary;
-        if boundary == Boundary::Circular && !(length.is_power_of_two() && length >= 2) {
-            return Err(Error::argument(
-                "length",
-                length,
-                "a power of two from 2 on, for a circular convolution",
-            ));
-        }
         let tuning = match tuning {
             Some(tuning) => tuning.check(caps)?,
             None => {
                 let points = choose_points(caps, boundary, taps, length);
-                Tuning::default_for(caps, points)
+                let half = match (conv.arithmetic, boundary) {
+                    (Arithmetic::Half, Boundary::Causal) if points >= length => {
+                        MonarchTuning::default_for(caps, points).map(Tuning::Monarch)
+                    }
+                    _ => None,
+                };
+                half.or_else(|| Tuning::default_for(caps, points, k.dtype()))
                     .ok_or_else(|| Error::argument("length", length, "at most 2^24"))?
+            }
+        };
+        let tuning = match (conv.pattern, tuning) {
+            (Pattern::All, tuning) => tuning,
+            (Pattern::Kept(kept), Tuning::Monarch(t)) if (1..=t.period()).contains(&kept) => {
+                Tuning::Monarch(MonarchTuning { kept, ..t })
+            }
+            (pattern, tuning) => {
+                let allowed = match tuning {
+                    Tuning::Monarch(t) => format!("from 1 to {} kept", t.period()),
+                    _ => "All, unless arithmetic is Half and the device has matrix units".into(),
+                };
+                return Err(Error::argument("pattern", format!("{pattern:?}"), allowed));
             }
         };
         let points = tuning.points();
         let framing = match boundary {
-            Boundary::Circular if points == length => Framing::Circular,
+            Boundary::Circular if points == length && !matches!(tuning, Tuning::Monarch(_)) => {
+                Framing::Circular
+            }
             Boundary::Causal if points >= length => Framing::Causal,
             // Accesses stay aligned.
-            Boundary::Causal if points >= taps => Framing::Window {
-                reach: (taps - 1).next_multiple_of(4),
-            },
+            Boundary::Causal if points >= taps && !matches!(tuning, Tuning::Monarch(_)) => {
+                Framing::Window { reach: reach(taps) }
+            }
+            Boundary::Circular if points >= taps && !matches!(tuning, Tuning::Monarch(_)) => {
+                Framing::Round { reach: reach(taps) }
+            }
             _ => {
-                let allowed =
-                    "the length of a circular convolution, at least the taps of a causal one";
+                let allowed = "at least the taps";
                 return Err(Error::argument(
                     "tuning",
                     format!("{points} points"),
@@ -117,7 +151,7 @@ impl FilterPlan {
                 ));
             }
         };
-        if matches!(framing, Framing::Window { .. }) && points < 8 {
+        if matches!(framing, Framing::Window { .. } | Framing::Round { .. }) && points < 8 {
             return Err(Error::argument(
                 "tuning",
                 format!("{points} points"),
@@ -152,12 +186,33 @@ impl FilterPlan {
             .binding_bytes
             .min(caps.buffer_bytes)
             .min(u64::from(u32::MAX));
-        match self.tuning {
-            // One kernel reads all channels: in parts, a run would be in parts as well.
-            Tuning::Fused(_) | Tuning::Long(_) => {
-                ((limit / (8 * self.tuning.points() as u64)) as usize).min(self.channels)
-            }
+        // Bytes of a point: complex numbers of f32 or f16.
+        let point = match self.tuning {
+            Tuning::Fused(_) | Tuning::Long(_) => 8,
+            Tuning::Monarch(_) => 4,
+        };
+        ((limit / (point * self.tuning.points() as u64)) as usize).min(self.channels)
+    }
+
+    /// The tuning of windows over an endless sequence for a filter of `taps` taps, and what they read before their first result.
+    pub(super) fn window(caps: &Capabilities, taps: usize) -> Result<(Tuning, usize)> {
+        if taps == 0 {
+            return Err(Error::argument("k", "0 taps", "at least 1"));
         }
+        let points = choose_points(caps, Boundary::Causal, taps, usize::MAX / 4);
+        let tuning = Tuning::default_for(caps, points, DType::F32)
+            .ok_or_else(|| Error::argument("k", format!("{taps} taps"), "at most 2^23"))?;
+        Ok((tuning, reach(taps)))
+    }
+
+    /// How sequences become transforms.
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Number of channels.
+    pub fn channels(&self) -> usize {
+        self.channels
     }
 
     /// What lies before the first element.
@@ -195,6 +250,10 @@ impl FilterPlan {
                     kind: StepKind::Spectrum,
                 }])
             }
+            Tuning::Monarch(tuning) => Ok(vec![Step {
+                launch: monarch::spectrum(caps, tuning, k, d)?,
+                kind: StepKind::MonarchSpectrum,
+            }]),
             Tuning::Long(tuning) => {
                 let operands = long::filter_operands(k, self.channels, tuning.points())?;
                 let (phase, _) = self.framing.phase();
@@ -235,14 +294,41 @@ impl FilterPlan {
         direction: Direction,
     ) -> Result<Vec<Step>> {
         self.check_length(args.u)?;
-        let operands = Operands::new(
-            args,
-            self.channels,
-            self.framing,
-            direction,
-            self.tuning.points(),
-        )?;
+        let points = self.tuning.points();
         match &self.tuning {
+            Tuning::Monarch(tuning) => {
+                let operands = monarch::Operands::new(args, self.channels, points)?;
+                let mut steps = Vec::new();
+                for part in operands.parts(caps, tuning) {
+                    steps.push(Step {
+                        launch: operands.convolution(caps, tuning, part, direction)?,
+                        kind: StepKind::Monarch,
+                    });
+                    if tuning.fold > 1 {
+                        steps.push(Step {
+                            launch: operands.combine(caps, tuning, part)?,
+                            kind: StepKind::Combine,
+                        });
+                    }
+                }
+                Ok(steps)
+            }
+            Tuning::Fused(_) | Tuning::Long(_) => {
+                let operands = Operands::new(args, self.channels, self.framing, direction, points)?;
+                self.steps_of(caps, operands, direction)
+            }
+        }
+    }
+
+    /// The steps of a convolution in f32.
+    pub(super) fn steps_of(
+        &self,
+        caps: &Capabilities,
+        operands: Operands,
+        direction: Direction,
+    ) -> Result<Vec<Step>> {
+        match &self.tuning {
+            Tuning::Monarch(_) => Err(Error::Validation("operands of another arithmetic".into())),
             Tuning::Fused(tuning) => {
                 let launch = fused::convolution(
                     caps,
@@ -333,26 +419,54 @@ impl FilterPlan {
         }
     }
 
-    /// Elements of scratch memory that the steps of `transforms` transforms a channel need.
-    fn scratch(
+    /// Elements of f32 and scales between the passes of a run of these operands.
+    pub(super) fn scratch(
         &self,
         caps: &Capabilities,
-        tuning: &LongTuning,
-        transforms: usize,
-    ) -> Result<usize> {
-        let parts = long::parts(caps, tuning, self.channels, transforms, self.block(caps))?;
-        let most = parts.iter().map(|p| p.channels * p.transforms).max();
-        Ok(most.unwrap_or(0) * tuning.points() * 2)
+        args: &ConvArgs<&Layout>,
+    ) -> Result<[usize; 2]> {
+        let points = self.tuning.points();
+        match &self.tuning {
+            Tuning::Fused(_) => Ok([0, 0]),
+            Tuning::Long(tuning) => {
+                let transforms = self.transforms(args)?;
+                let parts = long::parts(caps, tuning, self.channels, transforms, self.block(caps))?;
+                let most = parts.iter().map(|p| p.channels * p.transforms).max();
+                Ok([most.unwrap_or(0) * points * 2, 0])
+            }
+            Tuning::Monarch(tuning) if tuning.fold == 1 => Ok([0, 0]),
+            Tuning::Monarch(tuning) => {
+                let operands = monarch::Operands::new(args, self.channels, points)?;
+                let rows = operands.most_rows(caps, tuning);
+                Ok([rows * points, rows * tuning.fold as usize])
+            }
+        }
     }
+
+    fn transforms(&self, args: &ConvArgs<&Layout>) -> Result<usize> {
+        let (direction, points) = (Direction::Forward, self.tuning.points());
+        Ok(Operands::new(args, self.channels, self.framing, direction, points)?.transforms)
+    }
+}
+
+/// What a window reads before its first result, so that accesses stay aligned.
+fn reach(taps: usize) -> usize {
+    (taps - 1).next_multiple_of(4)
 }
 
 /// Points of the transforms: all of the sequence's, or windows where the filter is much shorter or only they fit in a workgroup.
 fn choose_points(caps: &Capabilities, boundary: Boundary, taps: usize, length: usize) -> usize {
     let whole = length.next_power_of_two().max(2);
+    let whole_is_round = boundary == Boundary::Circular && whole == length;
     let filter = taps.next_power_of_two().max(16);
     let most = FusedTuning::most_points(caps);
-    if boundary == Boundary::Circular || filter >= whole {
-        return whole;
+    if whole_is_round || filter >= whole {
+        // Windows have eight points or more.
+        return if whole_is_round || boundary == Boundary::Causal {
+            whole
+        } else {
+            whole.max(8)
+        };
     }
     let windows = match filter {
         f if f > most => 2 * f,
@@ -381,7 +495,7 @@ impl Filter {
     pub(super) fn allocate(ctx: &Context, plan: FilterPlan) -> Result<Self> {
         let caps = ctx.capabilities();
         let (block, points) = (plan.block(caps), plan.tuning.points());
-        if block < plan.channels && matches!(plan.tuning, Tuning::Fused(_)) {
+        if block < plan.channels && !matches!(plan.tuning, Tuning::Long(_)) {
             let allowed = format!("at most {block} at {points} points: split them");
             return Err(Error::argument(
                 "k",
@@ -389,21 +503,24 @@ impl Filter {
                 allowed,
             ));
         }
+        let dtype = match plan.tuning {
+            Tuning::Fused(_) | Tuning::Long(_) => DType::F32,
+            Tuning::Monarch(_) => DType::F16,
+        };
         let spectra = (0..plan.channels)
             .step_by(block)
-            .map(|first| {
-                Tensor::empty(
-                    ctx,
-                    DType::F32,
-                    [block.min(plan.channels - first), points, 2],
-                )
-            })
+            .map(|first| Tensor::empty(ctx, dtype, [block.min(plan.channels - first), points, 2]))
             .collect::<Result<_>>()?;
         let twiddles = match &plan.tuning {
             Tuning::Fused(tuning) => Twiddles::Fused(fused::twiddles(ctx, tuning, plan.framing)?),
             Tuning::Long(tuning) => Twiddles::Long {
                 columns: long::column_twiddles(ctx, tuning, plan.framing)?,
                 rows: long::row_twiddles(ctx, tuning, plan.framing)?,
+            },
+            Tuning::Monarch(tuning) => Twiddles::Monarch {
+                filter: monarch::filter_twiddles(ctx, tuning)?,
+                table: monarch::table(ctx, tuning)?,
+                scales: Tensor::empty(ctx, DType::F32, [plan.channels])?,
             },
         };
         Ok(Self {
@@ -418,7 +535,16 @@ impl Filter {
         let steps = self
             .plan
             .spectrum(pass.capabilities(), k.layout(), d.map(Tensor::layout))?;
-        self.record(pass, &steps, &ConvArgs::new(k, k), d, 1)
+        let scratch = match &self.plan.tuning {
+            Tuning::Long(tuning) => {
+                let block = self.plan.block(pass.capabilities());
+                let parts = long::parts(pass.capabilities(), tuning, self.plan.channels, 1, block)?;
+                let most = parts.iter().map(|p| p.channels).max();
+                [most.unwrap_or(0) * tuning.points() * 2, 0]
+            }
+            Tuning::Fused(_) | Tuning::Monarch(_) => [0, 0],
+        };
+        self.record(pass, &steps, &ConvArgs::new(k, k), d, scratch)
     }
 
     /// Records the convolution. Sequences may be shorter than what the filter was planned for, if it is causal.
@@ -434,33 +560,25 @@ impl Filter {
     ) -> Result<()> {
         let layouts = args.layouts();
         let steps = self.plan.steps(pass.capabilities(), &layouts, direction)?;
-        let operands = Operands::new(
-            &layouts,
-            self.plan.channels,
-            self.plan.framing,
-            direction,
-            self.plan.tuning.points(),
-        )?;
-        self.record(pass, &steps, args, None, operands.transforms)
+        let scratch = self.plan.scratch(pass.capabilities(), &layouts)?;
+        self.record(pass, &steps, args, None, scratch)
     }
 
-    fn record(
+    pub(super) fn record(
         &self,
         pass: &mut Pass<'_>,
         steps: &[Step],
         args: &ConvArgs<&Tensor>,
         d: Option<&Tensor>,
-        transforms: usize,
+        [between, scales_between]: [usize; 2],
     ) -> Result<()> {
-        let scratch = match &self.plan.tuning {
-            Tuning::Fused(_) => None,
-            Tuning::Long(tuning) => {
-                let elements = self.plan.scratch(pass.capabilities(), tuning, transforms)?;
-                Some(pass.scratch(SCRATCH, DType::F32, [elements])?)
-            }
+        let mut memory = |slot, elements: usize| {
+            let some = (elements > 0).then(|| pass.scratch(slot, DType::F32, [elements]));
+            some.transpose()
         };
+        let (scratch, backs) = (memory(SCRATCH, between)?, memory(SCALES, scales_between)?);
         for step in steps {
-            let mut tensors = arrayvec::ArrayVec::<&Tensor, 6>::new();
+            let mut tensors = arrayvec::ArrayVec::<&Tensor, 7>::new();
             match (step.kind, &self.twiddles, &scratch) {
                 (StepKind::Spectrum, Twiddles::Fused(twiddles), _) => {
                     tensors.push(args.u);
@@ -485,6 +603,27 @@ impl Filter {
                     tensors.push(scratch);
                     tensors.extend(args.gate_out);
                     tensors.extend([columns, args.y]);
+                }
+                (StepKind::MonarchSpectrum, Twiddles::Monarch { filter, scales, .. }, _) => {
+                    tensors.push(args.u);
+                    tensors.extend(d);
+                    tensors.extend([filter, &self.spectra[0], scales]);
+                }
+                (StepKind::Monarch, Twiddles::Monarch { table, scales, .. }, scratch) => {
+                    tensors.push(args.u);
+                    tensors.extend(args.gate_in);
+                    if scratch.is_none() {
+                        tensors.extend(args.gate_out);
+                    }
+                    tensors.extend([&self.spectra[0], table, scales]);
+                    tensors.push(scratch.as_ref().unwrap_or(args.y));
+                    tensors.extend(&backs);
+                }
+                (StepKind::Combine, _, Some(scratch)) => {
+                    tensors.extend(args.gate_out);
+                    tensors.push(scratch);
+                    tensors.extend(&backs);
+                    tensors.push(args.y);
                 }
                 // A plan has the steps of its own tuning.
                 _ => return Err(Error::Validation("a step of another plan".into())),

@@ -69,6 +69,8 @@ pub(super) enum Framing {
     Circular,
     /// Windows of twice the points, `reach` (at least taps - 1) of them from before.
     Window { reach: usize },
+    /// The same with the sequence going round.
+    Round { reach: usize },
 }
 
 impl Framing {
@@ -77,6 +79,7 @@ impl Framing {
             Self::Causal => "causal",
             Self::Circular => "circular",
             Self::Window { .. } => "window",
+            Self::Round { .. } => "round",
         }
     }
 
@@ -84,7 +87,7 @@ impl Framing {
     pub(super) const fn phase(self) -> (&'static str, u32) {
         match self {
             Self::Circular => ("none", 0),
-            Self::Causal | Self::Window { .. } => ("quarter", 1),
+            Self::Causal | Self::Window { .. } | Self::Round { .. } => ("quarter", 1),
         }
     }
 }
@@ -112,6 +115,8 @@ impl Place {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(super) struct Sequences {
+    /// Elements of u and its gate, which may have a past that y has not.
+    inputs: u32,
     length: u32,
     batch: u32,
     hop: u32,
@@ -176,7 +181,7 @@ impl Operands {
         let aligned = |n: usize| all.iter().flatten().all(|m| m.multiple_of(n));
         let (batch, length) = (u.batch, u.cols);
         let (hop, chunks, reach) = match framing {
-            Framing::Window { reach } => {
+            Framing::Window { reach } | Framing::Round { reach } => {
                 let hop = 2 * points - reach;
                 (hop, length.div_ceil(hop), reach)
             }
@@ -187,6 +192,7 @@ impl Operands {
             Direction::Transposed => 0,
         };
         let params = Sequences {
+            inputs: length as u32,
             length: length as u32,
             batch: batch as u32,
             hop: hop as u32,
@@ -204,12 +210,25 @@ impl Operands {
             transforms: match framing {
                 Framing::Causal => batch,
                 Framing::Circular => batch.div_ceil(2),
-                Framing::Window { .. } => batch * chunks,
+                Framing::Window { .. } | Framing::Round { .. } => batch * chunks,
             },
             vec: [4, 2].into_iter().find(|&n| aligned(n)).unwrap_or(1) as u32,
-            ragged: length < points || matches!(framing, Framing::Window { .. }),
+            ragged: length < points || !matches!(framing, Framing::Causal | Framing::Circular),
             types: [Some(args.u), args.gate_in, args.gate_out, Some(args.y)].map(dtype),
         })
+    }
+
+    /// The same with `u` for an input, which has the elements that windows read before their first result, `reach` of them.
+    pub(super) fn after(mut self, u: &Layout, reach: usize) -> Result<Self> {
+        let found = u.as_matrices("u")?;
+        self.params.u = Place::of(Some(found));
+        self.params.inputs = found.cols as u32;
+        self.params.before = 0;
+        self.params.after = reach as u32;
+        let aligned = [4, 2].into_iter().find(|&n| found.multiple_of(n));
+        self.vec = self.vec.min(aligned.unwrap_or(1) as u32);
+        self.types[0] = u.dtype().into();
+        Ok(self)
     }
 
     /// The constants of what is read.

@@ -75,6 +75,12 @@ pub const ENTRIES: &[Entry] = &[
                 default: Default::Value("causal"),
                 about: "zeros before the first element, or the sequence's end",
             },
+            Param {
+                name: "arithmetic",
+                kind: Kind::Choice(&["full", "half"]),
+                default: Default::Value("full"),
+                about: "f32, or f16 on matrix units where the device has them",
+            },
             DTYPE,
         ],
         outputs: &[Output {
@@ -172,6 +178,10 @@ fn fft_conv(call: &mut Call<'_>) -> Result<()> {
     let conv = match call.choice("boundary")? {
         Some("circular") => FftConv::circular(),
         _ => FftConv::causal(),
+    };
+    let conv = match call.choice("arithmetic")? {
+        Some("half") => conv.half(),
+        _ => conv,
     };
     let length = u.shape().last().copied().unwrap_or(0);
     let filter = conv.filter(&k, d.as_ref(), length)?;

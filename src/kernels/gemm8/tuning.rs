@@ -32,7 +32,7 @@ impl MatrixTiling {
     /// For tests without matrix units.
     pub const EMULATED: Self = Self {
         units: MatrixUnits::Emulated,
-        ..Self::new([32, 32, 64], [16, 32])
+        ..Self::new([32, 32, 32], [16, 32])
     };
 
     const fn invocations(&self) -> u32 {

@@ -190,7 +190,7 @@ impl LlmInt8 {
             return Err(Error::argument("threshold", self.threshold, "positive"));
         }
         let between = self.between(args)?;
-        let [scan, list] = self.find(caps, args.x, &between)?;
+        let [scan, list] = self.find(caps, args.x)?;
         let gather = self.gather(caps, args.weight.codes)?;
         let quantize = Quantize::Symmetric.plan(caps, &quantized(args.x, &between))?;
         let product = self.product().plan(caps, &multiplied(args, &between))?;
@@ -252,12 +252,7 @@ impl LlmInt8 {
         })
     }
 
-    fn find(
-        &self,
-        caps: &Capabilities,
-        x: &Layout,
-        between: &Between<Layout>,
-    ) -> Result<[Launch; 2]> {
+    fn find(&self, caps: &Capabilities, x: &Layout) -> Result<[Launch; 2]> {
         let rows = x.as_rows("x")?;
         let [strips, strip] = strips(rows.rows);
         let groups = rows.cols.div_ceil(8);

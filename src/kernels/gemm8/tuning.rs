@@ -32,7 +32,7 @@ impl MatrixTiling {
     /// For tests without matrix units.
     pub const EMULATED: Self = Self {
         units: MatrixUnits::Emulated,
-        ..Self::new([32, 32, 64], [16, 32])
+        ..Self::new([32, 32, 32], [16, 32])
     };
 
     const fn invocations(&self) -> u32 {
@@ -299,4 +299,63 @@ pub(super) fn choose(caps: &Capabilities, problem: &Problem<'_>) -> Gemm8Tuning 
         _ => time(t),
     });
     Gemm8Tuning::Packed(best.copied().unwrap_or(PACKED[3]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capabilities::{CooperativeShape, SubgroupSizes};
+    use crate::kernels::gemm8::{Gemm8, Gemm8Args, Operand};
+    use crate::layout::Layout;
+
+    /// The shader and its tile.
+    fn chosen(caps: &Capabilities, types: [DType; 2], [m, n, k]: [usize; 3]) -> String {
+        let of = |dtype, shape| Layout::contiguous(dtype, shape).unwrap();
+        let (a, b) = (of(types[0], [m, k]), of(types[1], [n, k]));
+        let out = of(DType::F32, [m, n]);
+        let args = Gemm8Args::new(Operand::plain(&a), Operand::plain(&b), &out);
+        let recipe = Gemm8::default().plan(caps, &args).unwrap().recipe;
+        let tile = ["BM", "BN", "BK"].map(|name| recipe.constant(name).unwrap().to_string());
+        format!("{} {}", recipe.shader(), tile.join("x"))
+    }
+
+    #[test]
+    fn matrix_units_take_whole_vectors_of_codes() {
+        let card = Capabilities {
+            class: DeviceClass::Discrete,
+            shader_f16: true,
+            spirv: true,
+            matrix_int8: true,
+            subgroups: Some(SubgroupSizes { min: 32, max: 32 }),
+            cooperative: vec![CooperativeShape::F16],
+            invocations: 1024,
+            workgroup_bytes: 48 << 10,
+            ..Capabilities::webgpu_default()
+        };
+        let (int8, mixed) = ([DType::I8; 2], [DType::F16, DType::F8E4M3]);
+        let large = [8192; 3];
+        assert_eq!(chosen(&card, int8, large), "gemm8/cooperative 128x160x64");
+        assert_eq!(
+            chosen(&card, int8, [4096, 512, 14336]),
+            "gemm8/cooperative 128x128x128"
+        );
+        assert_eq!(
+            chosen(&card, int8, [256, 256, 4096]),
+            "gemm8/cooperative 64x64x128"
+        );
+        assert_eq!(chosen(&card, mixed, large), "gemm8/cooperative 128x128x32");
+        assert_eq!(
+            chosen(&card, int8, [8192, 8192, 8180]),
+            "gemm8/packed 64x64x64"
+        );
+        let halves_alone = Capabilities {
+            matrix_int8: false,
+            ..card
+        };
+        assert_eq!(chosen(&halves_alone, int8, large), "gemm8/packed 64x64x64");
+        assert_eq!(
+            chosen(&halves_alone, mixed, large),
+            "gemm8/cooperative 128x128x32"
+        );
+    }
 }

@@ -84,7 +84,7 @@ var<workgroup> survivors: u32;
 fn neuron(owned: u32, group: u32) -> u32 {
     let i = group + owned * p.groups;
     #if LISTED
-    return listed[1u + i];
+    return min(listed[1u + i], p.n - 1u);
     #else
     return i;
     #endif
@@ -203,7 +203,7 @@ fn main(
     #endfor
 
     #if LISTED
-    let all = listed[0];
+    let all = min(listed[0], p.n);
     #else
     let all = p.n;
     #endif
@@ -260,6 +260,13 @@ fn main(
             survivors = sum;
         }
         let alive = workgroupUniformLoad(&survivors);
+        // The first columns of down do not wait for the rows of up.
+        #for u in range(U)
+        #for s in range(SPANS)
+        var d${u}_${s} = Eight(vec4<f32>(), vec4<f32>());
+        if alive > 0u { d${u}_${s} = chunk_pairs(row_of_pairs(${fired("min(" ~ u ~ "u, alive - 1u)")}) + p.k, col${s}); }
+        #endfor
+        #endfor
         ${ products("pairs", fired, "alive") }
         if lane < alive {
             let own = kept[lane];
@@ -277,9 +284,8 @@ fn main(
         for (var j = 0u; j < alive; j += ${U}u) {
             #for u in range(U)
             let at${u} = min(j + ${u}u, alive - 1u);
-            let down${u} = row_of_pairs(${fired("at" ~ u)}) + p.k;
             #for s in range(SPANS)
-            let d${u}_${s} = chunk_pairs(down${u}, col${s});
+            if j > 0u { d${u}_${s} = chunk_pairs(row_of_pairs(${fired("at" ~ u)}) + p.k, col${s}); }
             #endfor
             #endfor
             #for u in range(U)

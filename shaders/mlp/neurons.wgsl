@@ -16,6 +16,10 @@
 // An invocation has columns of its own, 8 in each of SPANS: its part of x stays in registers, and so do its sums.
 // Dot products end in one partial sum a subgroup, so that rows stream without barriers; without subgroups a
 // tree ends every U rows.
+//
+// H100, f16, 4096 x 11008, one token, us at sparsity 0.5 / 0.9 with the sum: 264 workgroups of 512 and U 4 71.3 / 48.4 (dense
+// MLP 95.0); U 2 73.4 / 49.9; 132 workgroups, U 8 71.7 / 48.0; 396 75.9 / 52.2; workgroups of 256 71.7 / 47.7; of 1024, of which
+// half have no columns, 160. Bytes alone: 58.9 / 35.3. Not tried: gates in a dispatch of their own, and the whole list after it.
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
 #import "lib/reduce.wgsl" as reduce

@@ -136,7 +136,7 @@ fn what_does_not_fit_is_refused_by_name() {
         .session(4)
         .expect("a session")
         .observe();
-    assert!(said(dense.err().expect("refused")).starts_with("sparsity: none"));
+    assert!(said(dense.expect_err("refused")).starts_with("sparsity: none"));
 
     let folder = std::env::temp_dir().join("flashwave-thresholds");
     std::fs::create_dir_all(&folder).expect("a folder");
@@ -148,20 +148,20 @@ fn what_does_not_fit_is_refused_by_name() {
     good.sparsity = 1.5;
     good.save(&path).expect("saves");
     assert!(
-        said(Thresholds::load(&path, &weights).err().expect("refused"))
+        said(Thresholds::load(&path, &weights).expect_err("refused"))
             .contains("sparsity: 1.5; allowed: 0 to 1")
     );
     good.model = "2 layers of 3 x 4".into();
     good.save(&path).expect("saves");
     assert!(
-        said(Thresholds::load(&path, &weights).err().expect("refused"))
+        said(Thresholds::load(&path, &weights).expect_err("refused"))
             .contains("thresholds for 2 layers of 3 x 4")
     );
 
     let bins = Histogram::bins(&ctx).expect("bins");
     let counted = Histogram::read(&bins).expect("reads");
     assert!(
-        said(counted.threshold(-0.1).err().expect("refused"))
+        said(counted.threshold(-0.1).expect_err("refused"))
             .starts_with("sparsity: -0.1; allowed: 0 to 1")
     );
     let zeros = |rows: usize, cols: usize| {

@@ -21,6 +21,11 @@
 #set V = 2 if GATED == 1 else 1
 #set TEAMS = WG // L
 #set WORDS = BLOCK // 32
+<# Groups of four inputs of a block that an invocation has; as many loads are in flight as registers allow. #>
+#set OWN = (BLOCK + 4 * WG - 1) // (4 * WG)
+#set AHEAD = [OWN, 8 // M]|min
+<# Entries of a list: indices within the block, two a word. #>
+#set LISTED = (BLOCK + SPLITS - 1) // SPLITS
 
 struct Params {
     n: u32,
@@ -72,7 +77,7 @@ ${ reduce.column_sum(WG, L) }
 var<workgroup> passes: array<atomic<u32>, ${WORDS}>;
 // How many pass in a word and all before it.
 var<workgroup> counts: array<u32, ${WORDS}>;
-var<workgroup> list: array<u32, ${(BLOCK + SPLITS - 1) // SPLITS}>;
+var<workgroup> list: array<atomic<u32>, ${(LISTED + 1) // 2}>;
 #if NORMED
 var<private> scale: vec4<f32>;
 #endif
@@ -120,9 +125,14 @@ fn main(
     #for m in range(M)
     {
         var square = 0.0;
-        for (var i = lane * 4u; i < p.k; i += ${4 * WG}u) {
-            let v = load_some_x(x${m} + i, min(p.k - i, 4u));
-            square += dot(v, v);
+        for (var i = lane * 4u; i < p.k; i += ${16 * WG}u) {
+            #for e in range(4)
+            let i${e} = i + ${e * 4 * WG}u;
+            let v${e} = load_some_x(x${m} + i${e}, min(max(p.k, i${e}) - i${e}, 4u));
+            #endfor
+            #for e in range(4)
+            square += dot(v${e}, v${e});
+            #endfor
         }
         scale[${m}] = inverseSqrt(workgroup_sum(square, lane) / f32(p.k) + p.eps);
     }
@@ -131,14 +141,25 @@ fn main(
     for (var first = 0u; first < p.k; first += ${BLOCK}u) {
         workgroupBarrier();
         for (var w = lane; w < ${WORDS}u; w += ${WG}u) { atomicStore(&passes[w], 0u); }
+        for (var w = lane; w < ${(LISTED + 1) // 2}u; w += ${WG}u) { atomicStore(&list[w], 0u); }
         workgroupBarrier();
-        for (var i = lane * 4u; i < ${BLOCK}u; i += ${4 * WG}u) {
-            var any = vec4<bool>();
+        for (var i = lane * 4u; i < ${BLOCK}u; i += ${4 * WG * AHEAD}u) {
+            #for e in range(AHEAD)
             #for m in range(M)
-            any |= above(values(x${m}, ${m}u, first + i));
+            let v${e}_${m} = values(x${m}, ${m}u, first + i + ${e * 4 * WG}u);
             #endfor
-            let bits = dot(vec4<u32>(any), vec4<u32>(1u, 2u, 4u, 8u));
-            atomicOr(&passes[i >> 5u], bits << (i & 31u));
+            #endfor
+            #for e in range(AHEAD)
+            {
+                var any = vec4<bool>();
+                #for m in range(M)
+                any |= above(v${e}_${m});
+                #endfor
+                let bits = dot(vec4<u32>(any), vec4<u32>(1u, 2u, 4u, 8u));
+                let at = i + ${e * 4 * WG}u;
+                if at < ${BLOCK}u { atomicOr(&passes[at >> 5u], bits << (at & 31u)); }
+            }
+            #endfor
         }
         workgroupBarrier();
         if lane < ${WORDS}u { counts[lane] = countOneBits(atomicLoad(&passes[lane])); }
@@ -164,7 +185,10 @@ fn main(
             var place = counts[i >> 5u] - countOneBits(mask >> bit);
             for (var c = 0u; c < 4u; c += 1u) {
                 if ((mask >> (bit + c)) & 1u) == 1u {
-                    if place >= begin && place < end { list[place - begin] = first + i + c; }
+                    if place >= begin && place < end {
+                        let to = place - begin;
+                        atomicOr(&list[to >> 1u], (i + c) << ((to & 1u) * 16u));
+                    }
                     place += 1u;
                 }
             }
@@ -174,7 +198,8 @@ fn main(
         for (var j = team; j < count; j += ${TEAMS * UNROLL}u) {
             #for u in range(UNROLL)
             let j${u} = j + ${u * TEAMS}u;
-            let i${u} = list[min(j${u}, count - 1u)];
+            let e${u} = min(j${u}, count - 1u);
+            let i${u} = first + ((atomicLoad(&list[e${u} >> 1u]) >> ((e${u} & 1u) * 16u)) & 0xffffu);
             #for v in range(V)
             let w${u}_${v} = chunk_w(p.w_offset + i${u} * p.w_stride${" + p.n" if v == 1 else ""}, col);
             #endfor

@@ -42,7 +42,8 @@ pub struct SparseMlpArgs<'a, T> {
     pub scales: Option<&'a T>,
     /// RMSNorm of x on its way in: its weight \[k\] and epsilon.
     pub norm: Option<(&'a T, f32)>,
-    /// [1 + n], u32: how many neurons may fire, then which; the gates of others are not read. Entries must be below n.
+    /// [1 + n], u32: how many neurons may fire, then which; the gates of others are not read. What is
+    /// beyond n counts as the last neuron.
     pub listed: Option<&'a T>,
     /// [.., k].
     pub residual: Residual<'a, T>,

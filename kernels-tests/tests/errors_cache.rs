@@ -31,6 +31,8 @@ fn plan_for(q: [usize; 4], change: impl FnOnce(&mut CacheLayouts<'_>)) -> Result
         values: cache(KvFormat::F8E4M3, 2, 64),
         tokens: TokenLayout::Contiguous(50),
         ordered: false,
+        slopes: None,
+        sink_logits: None,
         out: &q,
         lse: None,
     };
@@ -40,6 +42,33 @@ fn plan_for(q: [usize; 4], change: impl FnOnce(&mut CacheLayouts<'_>)) -> Result
 
 fn plan(change: impl FnOnce(&mut CacheLayouts<'_>)) -> Result<AttentionPlan> {
     plan_for([2, 8, 3, 16], change)
+}
+
+/// As [`plan`], in pages, with slopes, sinks and logarithms.
+fn plan_modified(
+    slopes: Option<&Layout>,
+    sinks: Option<&Layout>,
+    lse: Option<&Layout>,
+) -> Result<AttentionPlan> {
+    let q = layout(&[2, 8, 3, 16]);
+    let layouts = CacheLayouts {
+        q: &q,
+        keys: cache(KvFormat::Int8, 2, 64),
+        values: cache(KvFormat::F8E4M3, 2, 64),
+        tokens: TokenLayout::Paged(BlockLayout {
+            batch: 2,
+            blocks: 1,
+            pages: 2,
+            page_size: 64,
+            longest: 50,
+        }),
+        ordered: false,
+        slopes,
+        sink_logits: sinks,
+        out: &q,
+        lse,
+    };
+    Attention::new(Mask::Causal).plan_cached(&Capabilities::webgpu_default(), layouts)
 }
 
 #[test]
@@ -104,6 +133,21 @@ fn caches_and_queries_have_to_fit() {
     assert_eq!(argument(plan(|l| l.tokens = paged(2, 9, 64))).0, "keys");
     assert_eq!(argument(plan_for([2, 7, 3, 16], |_| ())).0, "k");
     assert_eq!(argument(plan_for([2, 8, 3, 8], |_| ())).0, "k");
+}
+
+#[test]
+fn modifiers_have_to_fit() {
+    let a_head = layout(&[8]);
+    let lse = layout(&[2, 8, 3]);
+    assert!(plan_modified(Some(&a_head), Some(&a_head), None).is_ok());
+    let two = layout(&[2]);
+    let made = plan_modified(Some(&two), None, None);
+    assert_eq!(argument(made).0, "slopes");
+    // Eight buffers: with a table, one too many.
+    let made = plan_modified(Some(&a_head), Some(&a_head), Some(&lse));
+    let (name, allowed) = argument(made);
+    assert_eq!(name, "lse");
+    assert!(allowed.contains("at most 6 tensors"), "{allowed}");
 }
 
 #[test]

@@ -29,7 +29,7 @@
 // change of places came after). The ladder: sums of every row and key in every lane and softmax in all of them, 186 us
 // of an H200 (66%); transposing sums and packed units, 200 us; 528 workgroups for 1056, 191 us; keys a step ahead and
 // rescaling on demand, 188 us. Formats of a byte are bound by instructions, not by memory: int8 146 us, E4M3 137,
-// E5M2 126, block floating point 159.
+// E5M2 126, block floating point 159; where there are matrix units, flash_decode.wgsl takes them.
 //
 // Dropped: the merge unrolled over rows (software compilers took twice as long, and it runs once); queries in
 // registers (190 us with or without: compilers do it where there is room); workgroups of 256 (194 us).

@@ -28,9 +28,9 @@
 // 8192 keys: int8 17.4 (19.6). Floors by bytes: int8 and block8 90, E4M3 and E5M2 87. The ladder of int8, by SUBS x workgroups:
 //   16 keys a step, all loads together: 4x528 141, 4x264 128; keys a step ahead: 4x264 111, 2x528 113; 32 keys: 125
 //   32 keys, keys ahead: 4x264 104, 2x528 105, 8x264 110, 4x528 110, 2x264 117, 4x1056 121
-//   scales of four keys by one load: E4M3, without scales, and int8 both 105 then; int8 alone had been no slower before
-//   values and scales a step ahead as well: 32 keys 106, 16 keys 114 (111 without): registers cost what latency gains
-// More workgroups than run at a time cost more than a tail: two of 128 invocations a processor, at some 240 registers.
+//   scales of four keys by one load in place of four: 106 (another machine)
+//   values and scales a step ahead as well: 32 keys 106, 16 keys 114 (keys alone: 106, 110)
+// More workgroups than run at a time cost more than they hide; registers seem to hold two of 128 invocations a processor.
 #import "lib/tensor.wgsl" as t
 #import "lib/kv.wgsl" as kv
 #import "lib/attention.wgsl" as attention

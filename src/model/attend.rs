@@ -107,6 +107,8 @@ impl<'a> Attend<'a> {
             values,
             tokens: Tokens::Contiguous(self.end),
             order: None,
+            slopes: None,
+            sink_logits: None,
             out: &self.out,
             lse: None,
         }

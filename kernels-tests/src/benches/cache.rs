@@ -170,6 +170,8 @@ impl Sets {
             values,
             tokens: tokens_of(&self.table, self.keys),
             order: None,
+            slopes: None,
+            sink_logits: None,
             out,
             lse: None,
         }

@@ -12,7 +12,7 @@ use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use super::attention::{lse_slack, naive, out_slack};
 use crate::inputs::{Random, poisoned, round, widen};
-use crate::tolerance::{Outcome, check, check_equal};
+use crate::tolerance::{Outcome, Ulps, check, check_equal};
 use crate::{Case, Failure};
 
 use KvFormat::{Block8, F8E4M3, F8E5M2, Int8};
@@ -25,6 +25,8 @@ enum Pages {
     /// Blocks in pages drawn at random.
     Of(usize),
 }
+
+const SOFTCAP: f32 = 20.0;
 
 /// Which kernel decodes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,6 +53,8 @@ struct Setup {
     pages: Pages,
     mask: Mask,
     ordered: bool,
+    /// Scores bent, ALiBi, and a sink of every head.
+    modified: bool,
     q: DType,
     out: DType,
     /// Keys split for so many workgroups; the default if zero.
@@ -71,6 +75,7 @@ impl Setup {
             pages,
             mask: Mask::Causal,
             ordered: false,
+            modified: false,
             q: F32,
             out: F32,
             split: 0,
@@ -90,21 +95,28 @@ impl Setup {
             pages,
             mask,
             ordered,
+            modified,
             q,
             out,
             split,
             decoder,
         } = self;
         let order = if *ordered { " ordered" } else { "" };
+        let modified = if *modified { " modified" } else { "" };
         let decoder = match decoder {
             Decoder::Default => String::new(),
             Decoder::Plain => " plain".into(),
             Decoder::Emulated(t) => format!(" emulated {}", t.keys),
         };
         format!(
-            "{keys} {values} h{}/{} {q_len}x{lengths:?} d{dim}/{v_dim} {pages:?} {mask} {q} -> {out} split {split}{order}{decoder}",
+            "{keys} {values} h{}/{} {q_len}x{lengths:?} d{dim}/{v_dim} {pages:?} {mask} {q} -> {out} split {split}{order}{modified}{decoder}",
             heads[0], heads[1]
         )
+    }
+
+    /// Whether to ask for logarithms: with modifiers and pages there is one tensor too many for eight.
+    fn logs(&self) -> bool {
+        !self.modified || self.pages == Pages::Contiguous
     }
 
     fn longest(&self) -> usize {
@@ -130,7 +142,10 @@ impl Setup {
     }
 
     fn operator(&self, caps: &Capabilities) -> Attention {
-        let operator = Attention::new(self.mask);
+        let mut operator = Attention::new(self.mask);
+        if self.modified {
+            operator = operator.softcap(SOFTCAP);
+        }
         let mut tuning = Tuning::new(caps, self.dim, self.v_dim);
         match self.decoder {
             Decoder::Default if self.split == 0 => return operator,
@@ -149,7 +164,7 @@ impl Setup {
         operator.tuning(tuning)
     }
 
-    fn problem(&self, tokens: usize) -> Problem<'static> {
+    fn problem<'a>(&self, tokens: usize, modifiers: Modifiers<'a>) -> Problem<'a> {
         Problem {
             batch: 1,
             heads: self.heads[0],
@@ -160,7 +175,7 @@ impl Setup {
             v_dim: self.v_dim,
             mask: self.mask,
             scale: 1.0 / (self.dim as f32).sqrt(),
-            modifiers: Modifiers::default(),
+            modifiers,
         }
     }
 
@@ -228,6 +243,19 @@ impl Setup {
             true => Some(ChannelOrder::new(ctx, &order, kv_heads, self.dim)?),
             false => None,
         };
+        // ALiBi's slopes, and logits of sinks.
+        let mut a_head = || random.normals(self.heads[0], F32);
+        let modifiers = self.modified.then(|| {
+            let slopes: Vec<f32> = a_head().iter().map(|x| x.abs() / 64.0).collect();
+            (slopes, a_head())
+        });
+        let tensors = match &modifiers {
+            Some((slopes, sinks)) => Some((
+                Tensor::from_slice(ctx, slopes, [self.heads[0]])?,
+                Tensor::from_slice(ctx, sinks, [self.heads[0]])?,
+            )),
+            None => None,
+        };
         let args = CacheArgs {
             q: &q_dev,
             keys: &stores[0],
@@ -237,8 +265,10 @@ impl Setup {
                 None => Tokens::Contiguous(self.longest()),
             },
             order: order.as_ref(),
+            slopes: tensors.as_ref().map(|t| &t.0),
+            sink_logits: tensors.as_ref().map(|t| &t.1),
             out: &out,
-            lse: Some(&lse),
+            lse: self.logs().then_some(&lse),
         };
         let operator = self.operator(ctx.capabilities());
         let plan = operator.plan_cached(ctx.capabilities(), args.layouts())?;
@@ -247,19 +277,37 @@ impl Setup {
         let mut outcome = Outcome::default();
         let (rows, wide) = (self.heads[0] * self.q_len, self.v_dim);
         for (b, &tokens) in self.lengths.iter().enumerate() {
-            let p = self.problem(tokens);
+            let modifiers = match &modifiers {
+                Some((slopes, sinks)) => Modifiers {
+                    softcap: Some(SOFTCAP),
+                    slopes: Some(slopes),
+                    sink_logits: Some(sinks),
+                    ..Modifiers::default()
+                },
+                None => Modifiers::default(),
+            };
+            let p = self.problem(tokens, modifiers);
+            let bent = if self.modified {
+                7.0 * f64::from(SOFTCAP)
+            } else {
+                0.0
+            };
+            let slack = |slack: Ulps| Ulps(slack.0 + bent);
             let q = &q[b * rows * self.dim..][..rows * self.dim];
             let (k, v) = (&meant[0][b], &meant[1][b]);
             let (exact, exact_lse) = attention(&p, &widen(q), &widen(k), &widen(v), |_| Some(0.0));
             let (naive, naive_lse) = naive(&plan, &p, [q, k, v], &exact, self.out, |_| Some(0.0));
             let own = &out[b * rows * wide..][..rows * wide];
-            outcome = outcome.and(check(own, &exact, &naive, out_slack(tokens.max(1)))?);
+            outcome = outcome.and(check(own, &exact, &naive, slack(out_slack(tokens.max(1))))?);
+            if !self.logs() {
+                continue;
+            }
             let own = &lse[b * rows..][..rows];
             outcome = outcome.and(check(
                 own,
                 &exact_lse,
                 &naive_lse,
-                lse_slack(tokens.max(1)),
+                slack(lse_slack(tokens.max(1))),
             )?);
         }
         Ok(outcome)
@@ -272,14 +320,17 @@ impl Setup {
         let q = contiguous(self.q, &[batch, self.heads[0], self.q_len, self.dim])?;
         let out = contiguous(self.out, &[batch, self.heads[0], self.q_len, self.v_dim])?;
         let lse = contiguous(F32, &[batch, self.heads[0], self.q_len])?;
+        let a_head = contiguous(F32, &[self.heads[0]])?;
         let layouts = CacheLayouts {
             q: &q,
             keys,
             values,
             tokens: token_layout(self.pages, &keys, batch, self.blocks(), self.longest()),
             ordered: self.ordered,
+            slopes: self.modified.then_some(&a_head),
+            sink_logits: self.modified.then_some(&a_head),
             out: &out,
-            lse: Some(&lse),
+            lse: self.logs().then_some(&lse),
         };
         self.operator(caps).plan_cached(caps, layouts)
     }
@@ -483,6 +534,16 @@ fn setups() -> Vec<(&'static str, Setup)> {
         setup.ordered = true;
         add("order", setup);
     }
+    for (format, pages) in [(KvFormat::F16, Pages::Contiguous), (Int8, Pages::Of(16))] {
+        let mut setup = Setup::new(format, &[70, 23], pages);
+        if pages == Pages::Contiguous {
+            setup.lengths = &[70];
+        }
+        setup.modified = true;
+        setup.q_len = 2;
+        setup.split = 8;
+        add("modified", setup);
+    }
     // What the planner leaves to matrix units where there are some.
     for format in [Int8, F8E4M3, F8E5M2, Block8(32)] {
         let mut setup = Setup::new(format, &[113], Pages::Contiguous);
@@ -554,6 +615,10 @@ fn emulated() -> Vec<Setup> {
     }
     let mut setup = make(Block8(16), Int8, [32, 32], base);
     setup.ordered = true;
+    setups.push(setup);
+    let mut setup = make(Int8, Int8, [32, 32], base);
+    setup.modified = true;
+    setup.q_len = 3;
     setups.push(setup);
     setups
 }

@@ -4,7 +4,7 @@ use super::problem::Problem;
 use super::store::{ChannelOrder, KvStore, Rows, TokenLayout, Tokens};
 use super::{
     Attention, AttentionLayouts, AttentionPlan, DecodeTuning, FlashDecodeTuning, KvLayout,
-    SCRATCH_SLOT,
+    SCRATCH_SLOT, most_bindings,
 };
 use crate::capabilities::Capabilities;
 use crate::dtype::DType;
@@ -27,6 +27,10 @@ pub struct CacheLayouts<'a> {
     pub tokens: TokenLayout,
     /// Whether keys' channels are stored in an order of their own.
     pub ordered: bool,
+    /// Of ALiBi.
+    pub slopes: Option<&'a Layout>,
+    /// Of a learned sink a head.
+    pub sink_logits: Option<&'a Layout>,
     /// The result.
     pub out: &'a Layout,
     /// Logarithms of the rows' sums.
@@ -40,6 +44,7 @@ pub struct CacheLayouts<'a> {
 /// - `keys`, `values`: each in a format of its own; heads a multiple of theirs.
 /// - `tokens`: how many tokens each sequence has and, with a block table, where they lie.
 /// - `order`: in which the keys' channels were stored.
+/// - `slopes`, `sink_logits` \[heads\]: as for [`Attention`].
 /// - `lse` [batch, heads, q_len], f32, contiguous.
 ///
 /// The result is that of attention over the numbers that the caches mean. It is computed by the decode kernel, meant for
@@ -56,6 +61,10 @@ pub struct CacheArgs<'a> {
     pub tokens: Tokens<'a>,
     /// The order of the keys' channels.
     pub order: Option<&'a ChannelOrder>,
+    /// Of ALiBi.
+    pub slopes: Option<&'a Tensor>,
+    /// Of a learned sink a head.
+    pub sink_logits: Option<&'a Tensor>,
     /// The result.
     pub out: &'a Tensor,
     /// Logarithms of the rows' sums.
@@ -71,6 +80,8 @@ impl CacheArgs<'_> {
             values: self.values.layout(),
             tokens: self.tokens.layout(),
             ordered: self.order.is_some(),
+            slopes: self.slopes.map(Tensor::layout),
+            sink_logits: self.sink_logits.map(Tensor::layout),
             out: self.out.layout(),
             lse: self.lse.map(Tensor::layout),
         }
@@ -102,6 +113,8 @@ impl Attention {
             values,
             tokens,
             ordered,
+            slopes,
+            sink_logits,
             out,
             lse,
         } = layouts;
@@ -122,6 +135,8 @@ impl Attention {
         let seen = |dim| Layout::contiguous(DType::F16, [batch, keys.heads, longest, dim]);
         let (k, v) = (seen(keys.dim)?, seen(values.dim)?);
         let layouts = AttentionLayouts {
+            slopes,
+            sink_logits,
             lse,
             ..AttentionLayouts::new(q, &k, &v, out)
         };
@@ -136,6 +151,10 @@ impl Attention {
             blocks: tokens.blocks(),
         };
         problem.caches = Some(caches);
+        // Beside those of the call: what splits leave, the table, the order.
+        let paged = matches!(tokens, TokenLayout::Paged(_));
+        let own = 1 + usize::from(paged) + usize::from(ordered);
+        problem.require_bindings(most_bindings(caps) - own)?;
         let (decode, flash_decode) = match self.tuning {
             Some(tuning) => (tuning.decode, tuning.flash_decode),
             None => (
@@ -167,9 +186,11 @@ impl AttentionPlan {
         }
         let partial = pass.scratch(SCRATCH_SLOT, DType::F32, [self.partial])?;
         let (k, v) = (args.keys.memory(), args.values.memory());
-        let mut tensors = arrayvec::ArrayVec::<&Tensor, 8>::from_iter([args.q, k, v, args.out]);
+        let mut tensors = arrayvec::ArrayVec::<&Tensor, 10>::from_iter([args.q, k, v, args.out]);
         tensors.extend(args.lse);
         tensors.push(&partial);
+        tensors.extend(args.slopes);
+        tensors.extend(args.sink_logits);
         tensors.extend(args.tokens.table());
         tensors.extend(args.order.map(ChannelOrder::memory));
         pass.launch(&self.main, &tensors)?;

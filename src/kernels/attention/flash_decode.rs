@@ -94,6 +94,8 @@ mod tests {
             values: cache,
             tokens: TokenLayout::Contiguous(900),
             ordered: false,
+            slopes: None,
+            sink_logits: None,
             out: &q,
             lse: None,
         };

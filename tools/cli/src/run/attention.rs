@@ -176,21 +176,11 @@ pub(super) struct Options {
 impl Options {
     /// Those of a call with so many query heads.
     pub(super) fn of(call: &Call<'_>, heads: usize) -> Result<Self> {
-        let slopes = match (call.number("alibi")?, call.optional("slopes")?) {
-            (Some(max_bias), None) => {
-                let slopes = alibi_slopes(heads, max_bias as f32)?;
-                Some(Tensor::from_slice(call.ctx(), &slopes, [heads])?)
-            }
-            (Some(max_bias), Some(_)) => {
-                bail!("alibi: {max_bias} beside the input slopes; allowed: one of them")
-            }
-            (None, slopes) => slopes,
-        };
         Ok(Self {
             bias: call.optional("bias")?,
             mask: call.optional("mask")?,
             documents: documents(call)?,
-            slopes,
+            slopes: slopes(call, heads)?,
             sink_logits: call.optional("sink_logits")?,
         })
     }
@@ -209,6 +199,20 @@ impl Options {
             sink_logits: self.sink_logits.as_ref(),
             ..AttentionArgs::new(q, k, v, out)
         }
+    }
+}
+
+/// ALiBi's, given or the usual ones, of so many query heads.
+pub(super) fn slopes(call: &Call<'_>, heads: usize) -> Result<Option<Tensor>> {
+    match (call.number("alibi")?, call.optional("slopes")?) {
+        (Some(max_bias), None) => {
+            let slopes = alibi_slopes(heads, max_bias as f32)?;
+            Ok(Some(Tensor::from_slice(call.ctx(), &slopes, [heads])?))
+        }
+        (Some(max_bias), Some(_)) => {
+            bail!("alibi: {max_bias} beside the input slopes; allowed: one of them")
+        }
+        (None, slopes) => Ok(slopes),
     }
 }
 

@@ -7,7 +7,7 @@ use flashwave::kernels::attention::{
 use flashwave::{DType, Tensor};
 use safetensors::Dtype;
 
-use super::attention::SCALE;
+use super::attention::{ALIBI, SCALE, SINK_LOGITS, SLOPES, SOFTCAP, slopes};
 use super::call::Call;
 use super::entry::{DTYPE, Default, Entry, Input, Kind, Need, Output, Param, float};
 
@@ -43,6 +43,8 @@ pub const ENTRIES: &[Entry] = &[Entry {
             "order",
             "[kv_heads, dim]: the order that keys' channels are stored in",
         ),
+        SLOPES,
+        SINK_LOGITS,
     ],
     params: &[
         Param {
@@ -82,6 +84,8 @@ pub const ENTRIES: &[Entry] = &[Entry {
             about: "which keys a query sees; the last query is the last token",
         },
         SCALE,
+        SOFTCAP,
+        ALIBI,
         DTYPE,
     ],
     outputs: &[
@@ -167,6 +171,10 @@ fn decode_attention(call: &mut Call<'_>) -> Result<()> {
     if let Some(scale) = call.number("scale")? {
         op = op.scale(scale as f32);
     }
+    if let Some(softcap) = call.number("softcap")? {
+        op = op.softcap(softcap as f32);
+    }
+    let (slopes, sink_logits) = (slopes(call, heads)?, call.optional("sink_logits")?);
     let out = Tensor::empty(ctx, call.dtype(&q)?, [batch, heads, queries, v_dim])?;
     let lse = Tensor::empty(ctx, DType::F32, [batch, heads, queries])?;
     let args = CacheArgs {
@@ -175,6 +183,8 @@ fn decode_attention(call: &mut Call<'_>) -> Result<()> {
         values: &values,
         tokens: Tokens::Paged(&table),
         order: order.as_ref(),
+        slopes: slopes.as_ref(),
+        sink_logits: sink_logits.as_ref(),
         out: &out,
         lse: Some(&lse),
     };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use flashwave::kernels::attention::KvFormat;
 use flashwave::loader::{Weights, quantize_folder};
 use flashwave::model::{Llama, LlamaOptions, Sampling, embedded};
 use flashwave::quant::{Format, Scale};
@@ -75,7 +76,7 @@ fn evaluate(ctx: &Context, args: &QuantizeArgs) -> Result<()> {
     let load = |dtype: DType| -> Result<Llama> {
         let options = LlamaOptions {
             weights: Some(dtype),
-            kv: Some(DType::F32),
+            kv: Some(KvFormat::F32),
             ..LlamaOptions::default()
         };
         Ok(Llama::load_with(ctx, &weights, options, &mut |_| ())?)

@@ -59,8 +59,8 @@ impl Problem<'_> {
 /// Channels of the values that an invocation loads at a time: eight lines of the subgroup share a row.
 fn unit(v_dim: usize) -> u32 {
     match v_dim {
-        ..=32 => 4,
-        ..=64 => 8,
+        0..=32 => 4,
+        33..=64 => 8,
         _ => 16,
     }
 }

@@ -108,6 +108,9 @@ pub struct Capabilities {
     /// Shaders reach the elements of cooperative matrices, and find them where kernels expect them. Known of devices
     /// that are open alone; see [`crate::kernels::fragments`].
     pub matrix_elements: bool,
+    /// 16 x 16 x 32 products of int8 into i32 in subgroups of 32, by cooperative matrices that naga does not know
+    /// ([`crate::spirv`]). Of an open device it is known that its numbers are right.
+    pub matrix_int8: bool,
     /// The driver takes our SPIR-V as it is: what [`crate::spirv`] makes of WGSL.
     pub spirv: bool,
     /// Largest storage binding in bytes: the largest tensor.
@@ -142,6 +145,7 @@ impl Capabilities {
             pipeline_cache: false,
             cooperative: Vec::new(),
             matrix_elements: false,
+            matrix_int8: false,
             spirv: false,
             binding_bytes: 128 << 20,
             buffer_bytes: 256 << 20,

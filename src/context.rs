@@ -330,21 +330,34 @@ impl Context {
         let mut ctx = Self {
             inner: Arc::new(inner),
         };
-        ctx.ask_for_elements();
+        ctx.ask_for_matrices();
         Ok(ctx)
     }
 
-    /// Finds out whether kernels can count on where the elements of cooperative matrices lie.
-    fn ask_for_elements(&mut self) {
+    /// Finds out whether kernels can count on where the elements of cooperative matrices lie, and on those of int8.
+    fn ask_for_matrices(&mut self) {
         #[cfg(not(target_arch = "wasm32"))]
-        if crate::kernels::fragments::plan(&self.inner.caps).is_ok() {
-            let lie = crate::kernels::fragments::lie_as_expected(self).unwrap_or_else(|error| {
-                log::warn!("elements of cooperative matrices: {error}");
-                false
-            });
+        {
+            let told = |what: &str, answer: Result<bool>| {
+                answer.unwrap_or_else(|error| {
+                    log::warn!("{what}: {error}");
+                    false
+                })
+            };
+            let elements = crate::kernels::fragments::plan(&self.inner.caps).is_ok()
+                && told(
+                    "elements of cooperative matrices",
+                    crate::kernels::fragments::lie_as_expected(self),
+                );
+            let int8 = self.inner.caps.matrix_int8
+                && told(
+                    "cooperative matrices of int8",
+                    crate::kernels::gemm8::multiplies_int8(self),
+                );
             // Nothing else holds the context yet.
             if let Some(inner) = Arc::get_mut(&mut self.inner) {
-                inner.caps.matrix_elements = lie;
+                inner.caps.matrix_elements = elements;
+                inner.caps.matrix_int8 = int8;
             }
         }
     }
@@ -654,6 +667,11 @@ fn capabilities(
         pipeline_cache: has(wgpu::Features::PIPELINE_CACHE),
         cooperative,
         matrix_elements: false,
+        matrix_int8: has(wgpu::Features::PASSTHROUGH_SHADERS)
+            && has(wgpu::Features::SHADER_F16)
+            && has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
+            && [info.subgroup_min_size, info.subgroup_max_size] == [32; 2]
+            && crate::vulkan::multiplies_int8(adapter),
         spirv: has(wgpu::Features::PASSTHROUGH_SHADERS),
         binding_bytes: limits.max_storage_buffer_binding_size & !15,
         buffer_bytes: limits.max_buffer_size & !15,

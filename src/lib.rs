@@ -20,6 +20,7 @@ pub mod shader;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod spirv;
 pub mod tensor;
+mod vulkan;
 
 pub use capabilities::Capabilities;
 pub use context::Context;

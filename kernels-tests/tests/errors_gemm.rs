@@ -282,3 +282,50 @@ fn cooperative_tilings_where_they_do_not_belong() {
         names("tuning", plan(&tensors, &even, tiling));
     }
 }
+
+#[test]
+fn products_of_eight_bits_name_what_is_wrong() {
+    use flashwave::kernels::gemm8::{Gemm8, Gemm8Args, Operand, Quantize, QuantizeArgs, Scales};
+    let caps = Capabilities::webgpu_default();
+    let of = |dtype, shape: &[usize]| Layout::contiguous(dtype, shape).expect("a layout");
+    let (a, b) = (of(DType::I8, &[8, 64]), of(DType::I8, &[4, 64]));
+    let (out, sums) = (of(DType::F32, &[8, 4]), of(DType::I32, &[8, 4]));
+    let plan = |a: Operand<'_, Layout>, b: Operand<'_, Layout>, out: &Layout| {
+        Gemm8::default().plan(&caps, &Gemm8Args::new(a, b, out))
+    };
+    let plain = Operand::plain;
+    assert!(plan(plain(&a), plain(&b), &sums).is_ok());
+    let (float, short) = (f32(&[8, 64]), of(DType::I8, &[4, 60]));
+    names("a", plan(plain(&float), plain(&b), &out));
+    names("b", plan(plain(&a), plain(&short), &out));
+    names("out", plan(plain(&a), plain(&b), &f32(&[8, 5])));
+    let long = (of(DType::I8, &[8, 140_000]), of(DType::I8, &[4, 140_000]));
+    names("sizes", plan(plain(&long.0), plain(&long.1), &out));
+    let (rows, wrong, blocks) = (f32(&[8]), f32(&[7]), f32(&[8, 3]));
+    assert!(plan(Operand::rows(&a, &rows), plain(&b), &out).is_ok());
+    names("a.scales", plan(Operand::rows(&a, &wrong), plain(&b), &out));
+    names("out", plan(Operand::rows(&a, &rows), plain(&b), &sums));
+    let blocked = |scales, steps| Operand {
+        scales: Scales::Blocks {
+            scales,
+            rows: 1,
+            steps,
+        },
+        ..plain(&a)
+    };
+    // 64 steps are two blocks of 32, not three; blocks of 24 are none.
+    names("a.scales", plan(blocked(&blocks, 32), plain(&b), &out));
+    names("a.scales", plan(blocked(&blocks, 24), plain(&b), &out));
+    let zeros = of(DType::I32, &[8, 2]);
+    let with_zeros = Operand {
+        zeros: Some(&zeros),
+        ..plain(&a)
+    };
+    names("zeros", plan(with_zeros, plain(&b), &out));
+    let args = QuantizeArgs::new(&float, &a, &rows);
+    assert!(Quantize::Symmetric.plan(&caps, &args).is_ok());
+    names("zeros", Quantize::Asymmetric.plan(&caps, &args));
+    let ragged = (f32(&[8, 63]), of(DType::I8, &[8, 63]));
+    let args = QuantizeArgs::new(&ragged.0, &ragged.1, &rows);
+    names("codes", Quantize::Symmetric.plan(&caps, &args));
+}

@@ -25,6 +25,7 @@ fn devices() -> Vec<Capabilities> {
         shader_f16: true,
         spirv: true,
         matrix_elements: true,
+        matrix_int8: true,
         workgroup_bytes: 48 << 10,
         invocations: 1024,
         binding_bytes: 2 << 30,
@@ -191,10 +192,10 @@ fn cooperative_variants_become_spirv() {
 }
 
 /// What the SPIR-V specification asks of the parts that are changed after naga wrote them: identifiers are below the
-/// bound, defined once, types before their use; no two types are the same; the factors of products are f16, the sums
-/// f32; barriers that order anything name a storage class that Vulkan has.
+/// bound, defined once, types before their use; no two types are the same; the factors of products are f16 or int8; barriers that order anything name a storage class that Vulkan has.
 fn hold_to_the_rules(words: &[u32], wide: bool) -> Result<(), String> {
     const TYPES: std::ops::RangeInclusive<u32> = 19..=39;
+    const TYPE_INT: u32 = 21;
     const TYPE_FLOAT: u32 = 22;
     const TYPE_MATRIX: u32 = 4456;
     const LOAD: u32 = 4457;
@@ -230,7 +231,7 @@ fn hold_to_the_rules(words: &[u32], wide: bool) -> Result<(), String> {
             }
             MULTIPLY_ADD => {
                 products += 1;
-                for (operand, width) in [(i[3], 16), (i[4], 16)] {
+                for operand in [i[3], i[4]] {
                     let ty = result_types
                         .get(&operand)
                         .ok_or("a factor that was not loaded")?;
@@ -238,8 +239,16 @@ fn hold_to_the_rules(words: &[u32], wide: bool) -> Result<(), String> {
                     let element = types
                         .get(&matrix[1])
                         .ok_or("an element's type is unknown")?;
-                    if wide && element[..] != [TYPE_FLOAT, width] {
+                    let known = [&[TYPE_FLOAT, 16][..], &[TYPE_INT, 8, 1]];
+                    if wide && !known.contains(&&element[..]) {
                         return Err(format!("a factor of {element:?}"));
+                    }
+                    // Of signed factors, and nothing else, the product says so.
+                    if (element[0] == TYPE_INT) != (i.get(6) == Some(&0xf)) {
+                        return Err(format!(
+                            "a product of {element:?} of operands {:?}",
+                            i.get(6)
+                        ));
                     }
                 }
             }

@@ -8,6 +8,7 @@ pub mod fft;
 pub mod fftconv;
 pub mod fragments;
 pub mod gemm;
+pub mod gemm8;
 pub mod gemv;
 pub mod hyena;
 pub mod linear;

@@ -12,6 +12,7 @@ pub mod embedding;
 pub mod fft;
 pub mod fftconv;
 pub mod gemm;
+pub mod gemm8;
 pub mod gguf;
 pub mod hyena;
 pub mod kv;

@@ -11,6 +11,7 @@ pub mod elementwise;
 pub mod fft;
 pub mod fftconv;
 pub mod gemm;
+pub mod gemm8;
 pub mod gemv;
 pub mod heater;
 pub mod hyena;
@@ -102,6 +103,11 @@ pub const BENCHES: &[Bench] = &[
         name: "gemm",
         rows: gemm::rows,
         sweep: gemm::sweep,
+    },
+    Bench {
+        name: "gemm8",
+        rows: gemm8::rows,
+        sweep: gemm8::sweep,
     },
     Bench {
         name: "gemv",

@@ -10,6 +10,7 @@ pub mod fft;
 pub mod fftconv;
 mod fftconv_backward;
 pub mod gemm;
+pub mod gemm8;
 pub mod hyena;
 pub mod norm;
 pub mod quant;
@@ -81,6 +82,11 @@ pub const FAMILIES: &[Family] = &[
         name: "gemm",
         cases: gemm::cases,
         launches: gemm::launches,
+    },
+    Family {
+        name: "gemm8",
+        cases: gemm8::cases,
+        launches: gemm8::launches,
     },
     Family {
         name: "hyena",

@@ -222,7 +222,7 @@ struct Params {
 
 /// Workgroups that a GPU is taken to run at a time: a large card's number of multiprocessors. An adapter does
 /// not tell its own.
-const UNITS: usize = 128;
+pub(in crate::kernels) const UNITS: usize = 128;
 
 /// A problem that has been checked.
 struct Checked {

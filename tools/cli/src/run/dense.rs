@@ -157,7 +157,7 @@ fn chosen_activation(call: &Call<'_>) -> Result<Activation> {
     })
 }
 
-fn residual(tensor: &Option<Tensor>) -> Residual<'_, Tensor> {
+pub(super) fn residual(tensor: &Option<Tensor>) -> Residual<'_, Tensor> {
     tensor.as_ref().map_or(Residual::None, Residual::From)
 }
 

@@ -12,6 +12,7 @@ mod elementwise;
 mod entry;
 mod fft;
 mod files;
+mod gemm8;
 mod norm;
 mod rows;
 mod sparse_attention;
@@ -52,6 +53,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
     [
         elementwise::ENTRIES,
         dense::ENTRIES,
+        gemm8::ENTRIES,
         norm::ENTRIES,
         rows::ENTRIES,
         tokens::ENTRIES,

@@ -5,6 +5,7 @@ mod attention_backward;
 mod common;
 mod dense;
 mod elementwise;
+mod gemm8;
 mod generate;
 mod program;
 mod rows;

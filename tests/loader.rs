@@ -434,7 +434,7 @@ fn bad_gguf_files_are_refused() {
         edited(&|f| f.tensors[2].dims = vec![31, 32]),
         &["blocks of 32"],
     );
-    refused(edited(&|f| f.tensors[1].kind = 3), &["ggml type 3"]);
+    refused(edited(&|f| f.tensors[1].kind = 4), &["ggml type 4"]);
     refused(
         edited(&|f| f.tensors[1].name = "token_embd.weight".into()),
         &["twice"],

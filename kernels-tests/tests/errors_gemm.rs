@@ -7,7 +7,7 @@ use flashwave::kernels::gemm::{
 };
 use flashwave::kernels::gemv::{Gemv, GemvTuning, Team};
 use flashwave::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
-use flashwave::{Capabilities, DType, Launch, Layout, Result};
+use flashwave::{Capabilities, DType, Layout, Result};
 
 fn f32(shape: &[usize]) -> Layout {
     Layout::contiguous(DType::F32, shape).expect("a layout")

@@ -159,7 +159,7 @@ fn range_of(group: u32, first: u32, step: u32) -> vec2<f32> {
 
 // Numbers of a group (by the invocation that `writes`) and the codes of part of it.
 fn encode(group: u32, range: vec2<f32>, outer: f32, writes: bool, first: u32, step: u32) {
-    let magnitude = max(range.y, -range.x);
+    let magnitude = abs(max(range.y, -range.x));
     #if SCALE == "byte_f32"
     var byte = 0;
     if outer > 0.0 && magnitude > 0.0 { byte = max(nearest_integer(magnitude, outer * p.most, 127.0), 1); }
@@ -188,10 +188,10 @@ fn encode(group: u32, range: vec2<f32>, outer: f32, writes: bool, first: u32, st
     if writes { put_number(group, 1u, ${"bitcast<u32>(f32(point))" if SCALE == "f32" else "f16_bits(f32(point))"}); }
     #elif ZERO == "min"
     #if SCALE == "f32"
-    let minimum = range.x;
+    let minimum = 0.0 - abs(range.x);
     if writes { put_number(group, 1u, bitcast<u32>(minimum)); }
     #else
-    let minimum = -round_up_f16(-range.x);
+    let minimum = 0.0 - round_up_f16(abs(range.x));
     if writes { put_number(group, 1u, f16_bits(minimum)); }
     #endif
     #endif
@@ -264,7 +264,7 @@ fn main(
     var most = 0.0;
     for (var i = first + lane; i < last; i += ${WG}u) {
         let range = range_of(row * p.across + i, 0u, 1u);
-        most = max(most, max(range.y, -range.x));
+        most = max(most, abs(max(range.y, -range.x)));
     }
     largest[lane] = most;
     workgroupBarrier();

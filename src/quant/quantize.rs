@@ -148,7 +148,8 @@ fn encode(matrix: &mut QuantMatrix, values: &[f32], parts: &[Part], outer: usize
     } = layout.format;
     let most = code.largest();
     let ranges: Vec<(f32, f32)> = parts.iter().map(|p| p.range(values, layout.cols)).collect();
-    let magnitude = |&(low, high): &(f32, f32)| high.max(-low);
+    // Without the sign of a zero.
+    let magnitude = |&(low, high): &(f32, f32)| high.max(-low).abs();
     // Bytes of one to 127 times a number of five bits.
     let mut step = 0.0;
     if let Scale::ByteF32(_) = scale {
@@ -212,8 +213,8 @@ fn encode(matrix: &mut QuantMatrix, values: &[f32], parts: &[Part], outer: usize
             }
             Zero::Min => {
                 minimum = match scale {
-                    Scale::F32 => shift,
-                    _ => -round_up_f16(-shift),
+                    Scale::F32 => 0.0 - shift.abs(),
+                    _ => 0.0 - round_up_f16(shift.abs()),
                 };
                 let bits = match scale {
                     Scale::F32 => minimum.to_bits(),

@@ -316,6 +316,18 @@ pub fn cases() -> Vec<Case> {
             cases.push(layer.case("tunings"));
         }
     }
+    // x in registers: every format, fused, gated and ragged.
+    for (i, (_, format)) in Format::NAMED.into_iter().enumerate() {
+        let layer = Layer {
+            format,
+            size: [1, 21, cols(format, [300, 333, 512][i % 3])],
+            x: [F32, F16][i % 2],
+            gating: [Gating::None, Gating::GateUp][i % 4 / 3],
+            fused: [i % 4 < 3, i % 4 < 3, true],
+            tuning: Some(cut(Team::Resident, 2, 8, 1, 32)),
+        };
+        cases.push(layer.case("resident"));
+    }
     for format in [
         Format::INT8,
         Format::INT4,

@@ -19,7 +19,8 @@
 //
 // H100, f16, 4096 x 11008, one token, us at sparsity 0.5 / 0.9 with the sum: 264 workgroups of 512 and U 4 71.3 / 48.4 (dense
 // MLP 95.0); U 2 73.4 / 49.9; 132 workgroups, U 8 71.7 / 48.0; 396 75.9 / 52.2; workgroups of 256 71.7 / 47.7; of 1024, of which
-// half have no columns, 160. Bytes alone: 58.9 / 35.3. Not tried: gates in a dispatch of their own, and the whole list after it.
+// half have no columns, 160. Bytes alone: 58.9 / 35.3. Dropped: the first columns of down loaded before the sums of up end, together
+// with five loads in flight in sum.wgsl: 91.9 / 59.1. Not tried: gates in a dispatch of their own, and the whole list after it.
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
 #import "lib/reduce.wgsl" as reduce
@@ -264,13 +265,6 @@ fn main(
             survivors = sum;
         }
         let alive = workgroupUniformLoad(&survivors);
-        // The first columns of down do not wait for the rows of up.
-        #for u in range(U)
-        #for s in range(SPANS)
-        var d${u}_${s} = Eight(vec4<f32>(), vec4<f32>());
-        if alive > 0u { d${u}_${s} = chunk_pairs(row_of_pairs(${fired("min(" ~ u ~ "u, alive - 1u)")}) + p.k, col${s}); }
-        #endfor
-        #endfor
         ${ products("pairs", fired, "alive") }
         if lane < alive {
             let own = kept[lane];
@@ -288,8 +282,9 @@ fn main(
         for (var j = 0u; j < alive; j += ${U}u) {
             #for u in range(U)
             let at${u} = min(j + ${u}u, alive - 1u);
+            let down${u} = row_of_pairs(${fired("at" ~ u)}) + p.k;
             #for s in range(SPANS)
-            if j > 0u { d${u}_${s} = chunk_pairs(row_of_pairs(${fired("at" ~ u)}) + p.k, col${s}); }
+            let d${u}_${s} = chunk_pairs(down${u}, col${s});
             #endfor
             #endfor
             #for u in range(U)

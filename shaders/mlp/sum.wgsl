@@ -8,8 +8,6 @@
 #import "lib/reduce.wgsl" as reduce
 
 #set TEAMS = WG // L
-<# Loads in flight. #>
-#set UNROLL = 5
 
 struct Params {
     n: u32,
@@ -50,25 +48,11 @@ fn main(
     var sum_up = vec4<f32>();
     let at_up = row * p.stride + min(p.up + col, p.stride - 4u);
     #endif
-    for (var g = lane / ${L}u; g < p.parts; g += ${TEAMS * UNROLL}u) {
-        #for u in range(UNROLL)
-        var v${u} = vec4<f32>();
+    for (var g = lane / ${L}u; g < p.parts; g += ${TEAMS}u) {
+        sum += partial[(g * p.rows * p.stride + at) >> 2u];
         #if GATED == 1
-        var up${u} = vec4<f32>();
+        sum_up += partial[(g * p.rows * p.stride + at_up) >> 2u];
         #endif
-        if g + ${u * TEAMS}u < p.parts {
-            v${u} = partial[((g + ${u * TEAMS}u) * p.rows * p.stride + at) >> 2u];
-            #if GATED == 1
-            up${u} = partial[((g + ${u * TEAMS}u) * p.rows * p.stride + at_up) >> 2u];
-            #endif
-        }
-        #endfor
-        #for u in range(UNROLL)
-        sum += v${u};
-        #if GATED == 1
-        sum_up += up${u};
-        #endif
-        #endfor
     }
     var y = activate4(column_sum(sum, lane));
     #if GATED == 1

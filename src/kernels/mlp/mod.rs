@@ -191,8 +191,7 @@ impl Sum {
     fn plan(&self, caps: &Capabilities, out: &Output<'_>) -> Result<Launch> {
         // 128 bytes of a row of partial sums an access; as many teams as there is work for.
         const LANES: usize = 8;
-        let most = (caps.invocations as usize / LANES).min(64);
-        let teams = self.parts.div_ceil(4).next_power_of_two().clamp(4, most);
+        let teams = self.parts.div_ceil(4).next_power_of_two().clamp(4, 32);
         let [residual_offset, residual_stride] = out.residual_at();
         let params = SumParams {
             n: out.y.cols as u32,

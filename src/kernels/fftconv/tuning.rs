@@ -1,8 +1,8 @@
 //! How a convolution's transforms are spread over invocations.
 
 use super::MonarchTuning;
-use crate::dtype::DType;
 use crate::capabilities::Capabilities;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::radix;
 use crate::recipe::Recipe;

@@ -20,7 +20,11 @@
 // 2^8 sqrt(256 R); the transforms keep norms and the filter's spectrum is at most 1, so nothing overflows f16. The scales come
 // back at the end, in f32. With FOLD > 1 subgroups find them as they read on, and scale what they had.
 //
-// On an H100 (2026-11-25; gated, batch 64, 768 channels): RESULTS
+// Tried on an H100 (2026-11-25; gated, batch 64, 768 channels; benches/record): 1024 points 0.23 ms, 4096 0.86, 8192 3.0, 16384 7.1, 32768
+// 18.5 (fused.wgsl and the three passes: 0.29, 1.67, 3.96, -, 26.7). 4096 points with factors multiplied in f32 0.93, error 6.7e-4 in place of
+// 8.1e-4; factors read every round 0.88 (1024: 0.28); the filter held as well 0.96 (1024: 0.23); no scaling 0.97 of the
+// time; u and v of the next round read ahead 0.94; w read late 0.86. Not bound by memory: with every row the same it takes as long. 1690 instructions
+// a row and subgroup are 43% of what could be issued: 168 registers and 16 KiB leave three workgroups a processor.
 #import "lib/tensor.wgsl" as t
 #import "lib/fragments.wgsl" as fragments
 #set SUBGROUPS = R // 4

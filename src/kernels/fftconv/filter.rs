@@ -242,6 +242,13 @@ impl FilterPlan {
             d.require_float("d")?;
             d.require_shape("d", &[self.channels])?;
         }
+        if let (Some(d), Tuning::Monarch(tuning)) = (d, &self.tuning)
+            && tuning.kept < tuning.period()
+        {
+            // It would be kept at the filter's frequencies alone.
+            let allowed = "none where the filter has a pattern";
+            return Err(Error::argument("d", format!("{d:?}"), allowed));
+        }
         match &self.tuning {
             Tuning::Fused(tuning) => {
                 let launch = fused::spectrum(caps, tuning, self.framing, k, d)?;

@@ -57,7 +57,7 @@ pub enum Pattern {
     #[default]
     All,
     /// Those with k modulo a period below `kept`: blocks of the transform's decomposition, so that the others are not computed at all.
-    /// The period is 4 up to 4096 points and above that N / 4096. For [`Arithmetic::Half`] alone.
+    /// The period is 4 up to 4096 points and above that N / 4096. For [`Arithmetic::Half`] alone, without a skip term.
     Kept(u32),
 }
 

@@ -85,8 +85,8 @@ impl ConvStream {
                 y: &y,
             };
             self.filter.run_after(pass, &args, reach)?;
-            let past = now.narrow(2, chunk..chunk + reach)?;
             if reach > 0 {
+                let past = now.narrow(2, chunk..chunk + reach)?;
                 Unary(Activation::None).run(pass, &past, &next.narrow(2, 0..reach)?)?;
             }
             self.inputs.swap(0, 1);

@@ -66,6 +66,23 @@ var<workgroup> squares: array<f32, 1>;
 var<workgroup> partial_squares: array<f32, ${SUBGROUPS}>;
 #endif
 
+#macro four_sum(s, first, end)
+(
+#for q in range(first, end)
+x${s}_${q}${" + " if not loop.last else ""}
+#endfor
+)
+#endmacro
+
+<# The group of part g of a unit; TAIL: rows end within one. #>
+#macro group_index(s, g)
+#if TAIL
+min(unit${s} * ${STEP}u / ${GROUP}u + ${g}u, p.w_groups - 1u)
+#else
+unit${s} * ${STEP}u / ${GROUP}u + ${g}u
+#endif
+#endmacro
+
 @compute @workgroup_size(${WG})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -188,20 +205,3 @@ fn main(
     workgroupBarrier();
     ${ gemv.finish(1, ROWS, WG, GATED, NORMED, BIAS, RESIDUAL) }
 }
-
-#macro four_sum(s, first, end)
-(
-#for q in range(first, end)
-x${s}_${q}${" + " if not loop.last else ""}
-#endfor
-)
-#endmacro
-
-<# The group of part g of a unit; TAIL: rows end within one. #>
-#macro group_index(s, g)
-#if TAIL
-min(unit${s} * ${STEP}u / ${GROUP}u + ${g}u, p.w_groups - 1u)
-#else
-unit${s} * ${STEP}u / ${GROUP}u + ${g}u
-#endif
-#endmacro

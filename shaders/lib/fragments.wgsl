@@ -131,7 +131,6 @@ fn largest_of_subgroup(x: u32) -> u32 {
 
 #macro halves(coop)
 #if coop == "elements"
-fn bits_as_word(h: vec2<f16>) -> u32 { return 0u; }
 fn less_halves(a: u32, b: f32) -> u32 { return bits_as_word(bits_as_halves(a) - vec2<f16>(f16(b))); }
 fn fma_halves(a: u32, b: u32, c: u32) -> u32 {
     return bits_as_word(fma(bits_as_halves(a), bits_as_halves(b), bits_as_halves(c)));

@@ -119,6 +119,7 @@ let ${to}_0 = load_some_${name}(${index}, left);
 <# The same of a quantised matrix: units of W and the scales of their groups, then group by group. TAIL: the last unit
    is not full. #>
 #set PARTS = STEP // GROUP if QUANT and GROUP and GROUP < STEP else 1
+#set SHIFTED = QUANT and ZERO in ["min", "negated_min"]
 #macro quant_steps(count)
 #for u in range(count)
 let k${u} = k + ${u}u * stride;
@@ -142,14 +143,19 @@ let group${u}_${v}_${g} = group_w(group${v}, ${"min(k" ~ u ~ " / " ~ GROUP ~ "u 
     #for v in range(V)
     var part${m}_${v} = 0.0;
     #endfor
-    #if ZERO != "none"
+    #if SHIFTED
     var all${m} = vec4<f32>();
     #endif
     #endfor
     #for q in range(g * Q // PARTS, (g + 1) * Q // PARTS)
     {
         #for v in range(V)
+        #if ZERO == "point"
+        ${ quant.four("level" ~ v, CODE, LOW, HIGH, "l" ~ u ~ "_" ~ v, "h" ~ u ~ "_" ~ v, q) }
+        let w${v} = level${v} - ${"group" ~ u ~ "_" ~ v ~ "_" ~ g if GROUP else "group" ~ v ~ "_0"}.shift;
+        #else
         ${ quant.four("w" ~ v, CODE, LOW, HIGH, "l" ~ u ~ "_" ~ v, "h" ~ u ~ "_" ~ v, q) }
+        #endif
         #endfor
         #if TAIL
         let left = min(p.k - min(k${u} + ${4 * q}u, p.k), 4u);
@@ -166,7 +172,7 @@ let group${u}_${v}_${g} = group_w(group${v}, ${"min(k" ~ u ~ " / " ~ GROUP ~ "u 
             #else
             let s = ${ x_four("x", "x" ~ m ~ " + k" ~ u, q) };
             #endif
-            #if ZERO != "none"
+            #if SHIFTED
             all${m} += s;
             #endif
             #for v in range(V)
@@ -177,12 +183,12 @@ let group${u}_${v}_${g} = group_w(group${v}, ${"min(k" ~ u ~ " / " ~ GROUP ~ "u 
     }
     #endfor
     #for m in range(M)
-    #if ZERO != "none"
+    #if SHIFTED
     let shifted${m} = (all${m}.x + all${m}.y) + (all${m}.z + all${m}.w);
     #endif
     #for v in range(V)
     #set group = "group" ~ u ~ "_" ~ v ~ "_" ~ g if GROUP else "group" ~ v ~ "_0"
-    #if ZERO != "none"
+    #if SHIFTED
     sum${m}_${v} = fma(${group}.scale, part${m}_${v}, fma(${group}.shift, shifted${m}, sum${m}_${v}));
     #elif GROUP
     sum${m}_${v} = fma(${group}.scale, part${m}_${v}, sum${m}_${v});
@@ -254,7 +260,7 @@ ${load("w" ~ u ~ "_" ~ v, "w", "w" ~ v ~ " + k" ~ u)}
 #endmacro
 
 #macro total(m, v)
-#if QUANT and not GROUP and ZERO == "none"
+#if QUANT and not GROUP and not SHIFTED
 sum${m}_${v} * group${v}_0.scale
 #elif WIDE_SUMS
 (sum${m}_${v}.x + sum${m}_${v}.y) + (sum${m}_${v}.z + sum${m}_${v}.w)

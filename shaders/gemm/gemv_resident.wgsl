@@ -17,6 +17,7 @@
 #set V = R * FACTOR
 #set STEP = 128 // LOW
 #set Q = STEP // 4
+#set SHIFTED = ZERO in ["min", "negated_min"]
 #set PARTS = STEP // GROUP if GROUP and GROUP < STEP else 1
 
 struct Params {
@@ -117,7 +118,7 @@ fn main(
         }
     }
     #endfor
-    #if ZERO != "none"
+    #if SHIFTED
     #for g in range(PARTS)
     let all${s}_${g} = dot(vec4<f32>(1.0), ${ four_sum(s, g * Q // PARTS, (g + 1) * Q // PARTS) });
     #endfor
@@ -161,17 +162,22 @@ fn main(
             #for q in range(g * Q // PARTS, (g + 1) * Q // PARTS)
             #for v in range(V)
             {
+                #if ZERO == "point"
+                ${ quant.four("level", CODE, LOW, HIGH, "l" ~ v ~ "_" ~ s, "h" ~ v ~ "_" ~ s, q) }
+                let w = level - ${"affine" ~ v ~ "_" ~ s ~ "_" ~ g if GROUP else "affine" ~ v}.shift;
+                #else
                 ${ quant.four("w", CODE, LOW, HIGH, "l" ~ v ~ "_" ~ s, "h" ~ v ~ "_" ~ s, q) }
+                #endif
                 part${v} = fma(w.zw, x${s}_${q}.zw, fma(w.xy, x${s}_${q}.xy, part${v}));
             }
             #endfor
             #endfor
             #for v in range(V)
             #set affine = "affine" ~ v ~ "_" ~ s ~ "_" ~ g if GROUP else "affine" ~ v
-            #if ZERO != "none"
+            #if SHIFTED
             sum${v} = fma(${affine}.shift, all${s}_${g}, sum${v});
             #endif
-            #if GROUP or ZERO != "none"
+            #if GROUP or SHIFTED
             sum${v} = fma(${affine}.scale, part${v}.x + part${v}.y, sum${v});
             #else
             sum${v} += part${v}.x + part${v}.y;
@@ -181,7 +187,7 @@ fn main(
         #endfor
         #endfor
         #for v in range(V)
-        let total${v} = subgroupAdd(sum${v}${" * affine" ~ v ~ ".scale" if not GROUP and ZERO == "none" else ""});
+        let total${v} = subgroupAdd(sum${v}${" * affine" ~ v ~ ".scale" if not GROUP and not SHIFTED else ""});
         #endfor
         if reduce_lane == 0u {
             #for v in range(V)

@@ -72,7 +72,8 @@ fn group_${name}(row: u32, i: u32) -> Affine {
 #endif
 #set middle = {"int2": "2.0", "int3": "4.0", "int4": "8.0", "int5": "16.0", "int6": "32.0", "int8": "128.0"}[code]
 #if zero == "point"
-    return Affine(pair.x, -pair.y * pair.x);
+    // Taken from levels before the scale: both are integers, and their difference is exact.
+    return Affine(pair.x, pair.y);
 #elif zero == "min"
     return Affine(pair.x, fma(pair.x, ${middle}, pair.y));
 #else
@@ -93,7 +94,7 @@ fn group_${name}(row: u32, i: u32) -> Affine {
 #endmacro
 
 #macro prelude(code)
-// value = level * scale + shift
+// value = level * scale + shift, or with zero points (level - shift) * scale
 struct Affine {
     scale: f32,
     shift: f32,

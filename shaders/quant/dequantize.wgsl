@@ -72,6 +72,8 @@ fn main(
             ${ quant.four("level", CODE, LOW, HIGH, "l", "h", q) }
             #if ZERO == "none"
             var v = level * group.scale;
+            #elif ZERO == "point"
+            var v = (level - group.shift) * group.scale;
             #else
             var v = fma(level, vec4<f32>(group.scale), vec4<f32>(group.shift));
             #endif

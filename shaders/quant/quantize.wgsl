@@ -187,13 +187,15 @@ fn encode(group: u32, range: vec2<f32>, outer: f32, writes: bool, first: u32, st
     if scale > 0.0 { point = -i32(p.most) - 1 - nearest_integer(range.x, scale, p.most + p.most + 1.0); }
     if writes { put_number(group, 1u, ${"bitcast<u32>(f32(point))" if SCALE == "f32" else "f16_bits(f32(point))"}); }
     #elif ZERO == "min"
+    // Zero has no sign, and compilers take 0 - 0 for -0.
     #if SCALE == "f32"
-    let minimum = 0.0 - abs(range.x);
-    if writes { put_number(group, 1u, bitcast<u32>(minimum)); }
+    let least = abs(range.x);
+    if writes { put_number(group, 1u, select(bitcast<u32>(-least), 0u, least == 0.0)); }
     #else
-    let minimum = 0.0 - round_up_f16(abs(range.x));
-    if writes { put_number(group, 1u, f16_bits(minimum)); }
+    let least = round_up_f16(abs(range.x));
+    if writes { put_number(group, 1u, select(f16_bits(-least), 0u, least == 0.0)); }
     #endif
+    let minimum = -least;
     #endif
     let top = group / p.across * p.group_rows;
     let left = group % p.across * p.group_cols;

@@ -24,7 +24,7 @@ fn filters_that_cannot_be() {
     let plan = |conv, k: &Layout, length| FilterPlan::new(&caps, conv, k, length, None);
     begins(plan(FftConv::causal(), &k, 0), "length: 0");
     begins(plan(FftConv::causal(), &k, 63), "k: 64 taps");
-    begins(plan(FftConv::circular(), &k, 65), "length: 65");
+    assert!(plan(FftConv::circular(), &k, 65).is_ok());
     begins(
         plan(FftConv::causal(), &layout(U32, &[3, 64]), 64),
         "k: u32",

@@ -38,8 +38,9 @@
 //     each entry read when its tile begins, longest lists of all heads first: 2366, 1264, 686, 396
 //     entries one ahead: 2150, 1160, 635, 365; head by head: 2108, 1135, 620, 358
 //     16x8, 64, loads ahead as well (dense so: 8.69 ms): 2001, 1080, 597, 351; Q to its matrices after those loads: 2092 .. 364
-//     16x8, 64: 2116 .. 362; 32x4, 32, loads ahead: 2257 .. 384; 32x4, 16: 2378 .. 403; 16x8, 32, loads ahead: 2538 .. 436
-//     what a line costs beside its blocks: some 8% of 1/16.5, 15% of 1/32.7 (its own block alone, half of it hidden: 137)
+//     16x8, 64, Q so: 2116 .. 362; 32x4, 32, loads ahead: 2257 .. 384; longest first: 32x4, 16: 2378 .. 403
+//     1, 2, 4, 8 blocks a line: 136, 205, 341, 625: 68 to 71 a block (dense: 70), and 66 for the lines themselves, a tenth of 1/16.5
+//     and a fifth of 1/32.7. Half a line's own block is hidden and visited all the same.
 //   blocks of 64, 1/32.5: 32x2, 16: 386; 32x2, 32: 452; 16x4, 16: 419; 16x4, 64: 500 (1/4.4: 2448, 2817, 2693, 2920)
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention

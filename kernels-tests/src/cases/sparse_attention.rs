@@ -2,7 +2,9 @@
 //! blocks, pages of a cache that dropped blocks.
 
 use flashwave::DType::{F16, F32};
-use flashwave::kernels::attention::{Attention, AttentionArgs, AttentionLayouts, Blocks, Mask};
+use flashwave::kernels::attention::{
+    Attention, AttentionArgs, AttentionLayouts, Blocks, CooperativeTuning, Loads, Mask, Tuning,
+};
 use flashwave::kernels::sparse::{Causality, Pattern, SparseLayout};
 use flashwave::reference::attention::{Modifiers, Place, Problem, attention};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
@@ -33,6 +35,8 @@ struct Setup {
     problem: Problem<'static>,
     types: [DType; 4],
     storage: Storage,
+    /// By the kernel for matrix units, on an emulation of these.
+    emulated: Option<Loads>,
 }
 
 impl Setup {
@@ -58,6 +62,7 @@ impl Setup {
             },
             types: [F32; 4],
             storage: Storage::Tensors,
+            emulated: None,
         }
     }
 
@@ -70,8 +75,11 @@ impl Setup {
     fn name(&self) -> String {
         let (p, [queries, keys]) = (&self.problem, self.extent);
         let [q, k, ..] = self.types;
+        let emulated = self
+            .emulated
+            .map_or(String::new(), |l| format!(" emulated {l:?}"));
         format!(
-            "{} {} {queries}x{keys} block {} lists {} {} b{} h{}/{} {}x{} d{}/{} {q} {k} {:?}",
+            "{} {} {queries}x{keys} block {} lists {} {} b{} h{}/{} {}x{} d{}/{} {q} {k} {:?}{emulated}",
             self.pattern,
             self.causality.name(),
             self.block,
@@ -166,7 +174,7 @@ impl Setup {
             lse: Some(&lse),
             ..AttentionArgs::new(&q_dev, &k_dev, &v_dev, &out)
         };
-        let operator = Attention::new(p.mask).scale(p.scale);
+        let operator = self.operator(ctx.capabilities()).scale(p.scale);
         let plan = operator.plan(ctx.capabilities(), args.layouts())?;
         ctx.record(|pass| plan.launch(pass, args))?;
 
@@ -185,6 +193,19 @@ impl Setup {
         Ok(outcome.and(lse))
     }
 
+    fn operator(&self, caps: &Capabilities) -> Attention {
+        let (p, operator) = (&self.problem, Attention::new(self.problem.mask));
+        let Some(loads) = self.emulated else {
+            return operator;
+        };
+        let mut tuning = Tuning::new(caps, p.head_dim, p.v_dim);
+        tuning.cooperative = Some(CooperativeTuning {
+            loads,
+            ..CooperativeTuning::EMULATED
+        });
+        operator.tuning(tuning)
+    }
+
     fn launches(&self, caps: &Capabilities) -> Vec<Launch> {
         let layout = self.layout().expect("a valid layout");
         let made = |i: usize| {
@@ -197,7 +218,7 @@ impl Setup {
             lse: Some(&lse),
             ..AttentionLayouts::new(&q, &k, &v, &out)
         };
-        let plan = Attention::new(self.problem.mask).plan(caps, layouts);
+        let plan = self.operator(caps).plan(caps, layouts);
         plan.expect("a valid problem").launches().cloned().collect()
     }
 }
@@ -296,6 +317,19 @@ fn setups() -> Vec<(&'static str, Setup)> {
                 add("pages", setup.part(q_len, kv_len));
             }
         }
+    }
+    // Several tiles a block, lines that end within one, fewer keys than the layout has, an empty list.
+    for loads in [Loads::Together, Loads::Ahead] {
+        let mut setup = Setup::new("s2:stride=3,window=2", 64, 200);
+        (setup.types, setup.emulated) = ([F16; 4], Some(loads));
+        add("matrix units emulated", setup.part(70, 150));
+        setup.causality = Causality::Full;
+        setup.problem.mask = Mask::Full;
+        add("matrix units emulated", setup.part(40, 140));
+        let mut empty = Setup::new("s2:stride=3", 16, 48);
+        (empty.types, empty.emulated) = ([F16; 4], Some(loads));
+        (empty.extent, empty.lists) = ([48, 17], 2);
+        add("matrix units emulated", empty.part(48, 17));
     }
     setups
 }

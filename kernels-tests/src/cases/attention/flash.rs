@@ -2,7 +2,7 @@
 //! lengths and channels, modifiers, outliers, rows that see nothing.
 
 use flashwave::DType::F16;
-use flashwave::kernels::attention::{CooperativeTuning, Mask};
+use flashwave::kernels::attention::{CooperativeTuning, Loads, Mask};
 
 use super::{Setup, Sizes, Storage};
 
@@ -34,6 +34,14 @@ pub(super) fn all() -> Vec<(&'static str, Setup)> {
         (128, 64, CooperativeTuning { rows: 32, ..base }),
         (96, 32, CooperativeTuning { keys: 16, ..base }),
         (64, 16, CooperativeTuning { keys: 64, ..base }),
+        (
+            32,
+            40,
+            CooperativeTuning {
+                loads: Loads::Ahead,
+                ..base
+            },
+        ),
     ] {
         let mut setup = emulated(Mask::Causal, [1, 1], [45, 77], d, sizes);
         setup.problem.v_dim = v_dim;

@@ -351,8 +351,8 @@ impl Gemv {
             // A few hundred workgroups, in which a row of x is worth its loads.
             let columns = (problem.y.cols / 512).clamp(4, 32) as u32;
             let columns = 1 << columns.ilog2();
-            let spans = if quant.unit() > 16 { 1..=4 } else { 1..=0 };
-            let found = spans
+            let found = (1..=4)
+                .filter(|_| quant.unit() > 16)
                 .filter_map(|span| resident(caps, quant, span, (4 / factor).max(1), columns))
                 .find(|t| t.workgroup <= 256 && self.check_tuning(caps, rows, normed, t).is_ok());
             if let Some(tuning) = found {

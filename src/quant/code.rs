@@ -175,7 +175,7 @@ impl Code {
 /// products that are exact.
 pub(crate) fn nearest_integer(x: f32, scale: f32, most: f32) -> i32 {
     let code = (x * (1.0 / scale)).round_ties_even().clamp(-most, most);
-    let odd = code as i32 & 1 == 1 || code as i32 & 1 == -1;
+    let odd = code as i32 & 1 == 1;
     let (above, below) = ((code + 0.5) * scale, (code - 0.5) * scale);
     let up = x > above || odd && x == above;
     let down = x < below || odd && x == below;

@@ -347,7 +347,8 @@ impl Gemv {
             .map(|s| s.min)
             .filter(|&s| s >= 16 && caps.class != DeviceClass::Software);
         if let (Some(quant), Some(size)) = (&problem.quant, subgroup) {
-            // Bytes do well without (H100, 32768x8192: 89 to 92% of read; int4 30%, for its loads of x). Not yet measured.
+            // Bytes do well without (H100, 32768x8192: 89 to 92% of read; int4 30%, for its loads of x). What follows is
+            // not yet measured.
             // A few hundred workgroups, in which a row of x is worth its loads.
             let columns = (problem.y.cols / 512).clamp(4, 32) as u32;
             let columns = 1 << columns.ilog2();

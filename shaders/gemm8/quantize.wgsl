@@ -10,6 +10,9 @@
 //
 // x: `rows` rows of `cols` adjacent elements; codes: words of four, `code_stride` words from row to row. A workgroup of WG has a
 // row, in registers where it is at most 4 * WG * UNROLL long; UNROLL 0 reads it again for each pass.
+//
+// 8192 x 8192 of f16 on an H100: 109 us, 1.85 TB/s, 60% of read. Rounding each number by comparisons with both half steps
+// instead of with what is left of it: 141 us.
 #import "lib/tensor.wgsl" as t
 #import "lib/reduce.wgsl" as reduce
 #import "lib/code8.wgsl" as code8

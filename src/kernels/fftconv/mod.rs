@@ -116,7 +116,7 @@ impl FftConv {
     }
 
     /// As [`filter`](Self::filter) of a filter given in frequency: its real transform [channels, n / 2 + 1, 2] (re, im), as
-    /// [`RealFft`](crate::kernels::fft::RealFft) leaves it, of n = `length` points for a circular convolution, of n = 2 `length` for a causal
+    /// [`RealFft`] leaves it, of n = `length` points for a circular convolution, of n = 2 `length` for a causal
     /// one (where only the first `length` taps matter).
     pub fn filter_in_frequency(
         self,

@@ -352,6 +352,15 @@ impl Layout {
         Err(Error::argument(name, self.dtype, allowed))
     }
 
+    /// Errors unless the elements lie without gaps from the start of the memory on.
+    pub fn require_whole(&self, name: &str) -> Result<()> {
+        if self.is_contiguous() && self.offset == 0 {
+            return Ok(());
+        }
+        let was = format!("{self:?} from {}", self.offset);
+        Err(Error::argument(name, was, "contiguous, from 0 on"))
+    }
+
     /// Errors unless the element type is `dtype`.
     pub fn require_dtype(&self, name: &str, dtype: DType) -> Result<()> {
         if self.dtype == dtype {

@@ -49,6 +49,13 @@ impl From<DType> for Constant {
     }
 }
 
+/// Of a tensor that need not be there: "none" if it is not.
+impl From<Option<DType>> for Constant {
+    fn from(value: Option<DType>) -> Self {
+        value.map_or(Self::Name("none"), Self::from)
+    }
+}
+
 impl From<ReduceTier> for Constant {
     fn from(value: ReduceTier) -> Self {
         Self::Name(match value {

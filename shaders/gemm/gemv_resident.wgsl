@@ -21,20 +21,7 @@
 #set PARTS = STEP // GROUP if GROUP and GROUP < STEP else 1
 
 struct Params {
-    rows: u32,
-    n: u32,
-    k: u32,
-    x_offset: u32,
-    x_stride: u32,
-    w_offset: u32,
-    w_stride: u32,
-    y_offset: u32,
-    y_stride: u32,
-    bias_offset: u32,
-    residual_offset: u32,
-    residual_stride: u32,
-    norm_offset: u32,
-    eps: f32,
+    ${ gemv.params() }
     ${ quant.fields("w") }
 }
 ${ t.params(PARAMS) }

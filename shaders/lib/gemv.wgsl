@@ -1,10 +1,28 @@
 <#
 What kernels that stream weights share.
 
+  ${ gemv.params() }          fields of Params, as src/kernels/gemv.rs has them
   ${ gemv.finish(M, ROWS, WG, GATED, NORMED, BIAS, RESIDUAL) }   the sums of ROWS columns for M rows, in workgroup memory as
                               results[gate or up][row of x][column] (and squares[row], sums of x^2), finished and stored, four
                               neighbours at a time, as 16-bit elements need; from row m0 and column n0 on.
 #>
+#macro params()
+rows: u32,
+n: u32,
+k: u32,
+x_offset: u32,
+x_stride: u32,
+w_offset: u32,
+w_stride: u32,
+y_offset: u32,
+y_stride: u32,
+bias_offset: u32,
+residual_offset: u32,
+residual_stride: u32,
+norm_offset: u32,
+eps: f32,
+#endmacro
+
 #macro finish(m_rows, rows, wg, gated, normed, bias, residual)
 for (var i = lane; i < ${m_rows * rows // 4}u; i += ${wg}u) {
     let m = i / ${rows // 4}u;

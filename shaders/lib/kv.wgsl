@@ -42,6 +42,7 @@ fn word_${name}(i: u32) -> u32 { return ${name}[i]; }
 #endif
 #endif
 #endmacro
+#import "lib/code8.wgsl" as code8
 #import "lib/tensor.wgsl" as loads
 
 #macro four(format, vec, unit, g)
@@ -71,13 +72,10 @@ fn bf16_four(w: vec2<u32>) -> vec4<f32> {
 fn i8_four(w: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(w)); }
 #endif
 #if "f8e4m3" in formats
-// Bytes 1 and 3 of a word as two f16: sign, then exponent and mantissa a place further down.
-fn f8e4m3_odd(w: u32) -> vec2<f32> {
-    return unpack2x16float((w & 0x80008000u) | ((w >> 1u) & 0x3f803f80u));
-}
+${ code8.e4m3_odd() }
 fn f8e4m3_four(w: u32) -> vec4<f32> {
-    let even = f8e4m3_odd(w << 8u);
-    let odd = f8e4m3_odd(w);
+    let even = e4m3_odd(w << 8u);
+    let odd = e4m3_odd(w);
     return vec4<f32>(even.x, odd.x, even.y, odd.y);
 }
 #endif

@@ -2,7 +2,7 @@
 Quantised matrices in registers (src/quant/layout.rs has their layout). A unit is 16 bytes of the low plane of a row: 16, 32
 or 64 elements, decoded four at a time.
 
-  ${ quant.matrix(2, "w", HIGH, SCALE, ZERO, OUTER) }   the binding, and over the fields of `p` that begin with `w_`:
+  ${ quant.matrix(2, "w", CODE, SCALE, ZERO, OUTER) }   the binding, and over the fields of `p` that begin with `w_`:
       unit_w(i) -> vec4<u32>                    unit i of the low plane
       high_w(i) -> u32                          word i of the high plane
       group_w(row, i) -> Affine                 the scale of group i of a row (of blocks) and what is added to scaled levels
@@ -18,6 +18,7 @@ away 2^23 and the middle of the range, exactly: three instructions an element wi
 f16 numbers with another bias: moved in pairs, subnormals included. (E4M3's NaN reads as 480.) NF4: a table in
 workgroup memory, whose 16 words lie in different banks.
 #>
+#import "lib/code8.wgsl" as code8
 #macro fields(name)
 ${name}_row: u32,
 ${name}_high: u32,
@@ -103,8 +104,7 @@ struct Affine {
 var<workgroup> nf4: array<f32, 16>;
 #endif
 #if code == "e4m3"
-// Bytes 1 and 3 of a word as two f16: sign, then exponent and fraction a place further down.
-fn e4m3_odd(w: u32) -> vec2<f32> { return unpack2x16float((w & 0x80008000u) | ((w >> 1u) & 0x3f803f80u)); }
+${ code8.e4m3_odd() }
 #endif
 #if code == "e2m1"
 // Nibbles 3 and 7 of a word.

@@ -12,7 +12,7 @@ use crate::capabilities::{Capabilities, DeviceClass, ReduceTier};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Rows};
 use crate::quant::QuantLayout;
-use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -450,8 +450,6 @@ impl Gemv {
             norm_offset: norm.map_or(0, |(weight, _)| weight.offset() as u32),
             eps: norm.map_or(0.0, |(_, eps)| eps),
         };
-        let optional =
-            |layout: Option<&Layout>| layout.map_or(Constant::from("none"), |l| l.dtype().into());
         let shader = match tuning.team {
             Team::Resident => "gemm/gemv_resident",
             _ => "gemm/gemv",
@@ -460,9 +458,9 @@ impl Gemv {
             .with("X", args.x.dtype())
             .with("W", args.weight.dtype().name())
             .with("Y", args.out.dtype())
-            .with("BIAS", optional(args.bias))
+            .with("BIAS", args.bias.map(Layout::dtype))
             .with("RESIDUAL", args.residual.constant())
-            .with("NORM", optional(norm.map(|(weight, _)| weight)))
+            .with("NORM", norm.map(|(weight, _)| weight.dtype()))
             .with("F", self.activation.name())
             .with("GATED", self.gating.constant())
             .with("CHUNK", chunk)

@@ -64,11 +64,7 @@ fn matrix(name: &str, layout: &Layout, rows: usize, cols: usize) -> Result<Rows>
 /// As [`matrix`], without gaps and from the start of its memory.
 fn whole(name: &str, layout: &Layout, rows: usize, cols: usize) -> Result<()> {
     matrix(name, layout, rows, cols)?;
-    if layout.is_contiguous() && layout.offset() == 0 {
-        return Ok(());
-    }
-    let was = format!("{layout:?} from {}", layout.offset());
-    Err(Error::argument(name, was, "contiguous, from 0 on"))
+    layout.require_whole(name)
 }
 
 /// The operator's short convolutions, one each for x0, x1 and v of every channel.

@@ -6,7 +6,7 @@ use crate::capabilities::Capabilities;
 use crate::error::{Error, Result};
 use crate::kernels::rows::RowTuning;
 use crate::layout::{Layout, Rows};
-use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -217,8 +217,7 @@ impl Norm {
     }
 
     fn recipe(self, args: &NormArgs<&Layout>) -> Recipe {
-        let dtype =
-            |layout: Option<&Layout>| layout.map_or(Constant::Name("none"), |l| l.dtype().into());
+        let dtype = |layout: Option<&Layout>| layout.map(Layout::dtype);
         let (residual, add, sum) = match args.residual {
             Residual::None => ("none", None, None),
             Residual::InPlace(add) => ("in_place", Some(add), None),

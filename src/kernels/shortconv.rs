@@ -9,7 +9,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::elementwise::Activation;
 use crate::layout::Layout;
-use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -174,7 +174,6 @@ impl ShortConv {
         };
         let runs = length.div_ceil(RUN);
         let here = runs == 1;
-        let dtype = |l: Option<&Layout>| l.map_or(Constant::Name("none"), |l| l.dtype().into());
         let inner = if channels > 1 && x.strides()[1] < x.strides()[2] {
             "channel"
         } else {
@@ -185,7 +184,7 @@ impl ShortConv {
             .with("F", self.activation.name())
             .with("X", x.dtype())
             .with("W", weight.dtype())
-            .with("BIAS", dtype(bias))
+            .with("BIAS", bias.map(Layout::dtype))
             .with("STATE", u32::from(state.is_some()))
             .with("UPDATE", u32::from(state.is_some() && here))
             .with("Y", y.dtype())

@@ -6,7 +6,7 @@ use crate::capabilities::Capabilities;
 use crate::error::{Error, Result};
 use crate::kernels::rows::RowTuning;
 use crate::layout::{Layout, Rows};
-use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -131,10 +131,7 @@ impl Softmax {
         let recipe = Recipe::new("softmax/softmax")
             .with("KIND", kind)
             .with("X", x.dtype())
-            .with(
-                "MASK",
-                mask.map_or(Constant::Name("none"), |m| m.dtype().into()),
-            )
+            .with("MASK", mask.map(Layout::dtype))
             .with("Y", y.dtype());
         let recipe = tuning.constants(recipe, caps, aligned.unwrap_or(1));
         let params = Params {

@@ -77,10 +77,7 @@ impl Recurrence {
         for (name, layout, shape) in shapes.into_iter().chain([("d", args.d, vec![channels])]) {
             layout.require_dtype(name, DType::F32)?;
             layout.require_shape(name, &shape)?;
-            if !layout.is_contiguous() || layout.offset() != 0 {
-                let was = format!("{layout:?} from {}", layout.offset());
-                return Err(Error::argument(name, was, "contiguous, from 0 on"));
-            }
+            layout.require_whole(name)?;
         }
         let rows = |name: &str, layout: &Layout, cols: usize| -> Result<Rows> {
             layout.require_dtype(name, DType::F32)?;

@@ -331,10 +331,7 @@ impl<'a> Problem<'a> {
             .with("D", self.head_dim as u32)
             .with("DV", self.v_dim as u32)
             .with("SEEN", seen)
-            .with(
-                "BIAS",
-                self.layouts.bias.map_or("none", |b| b.dtype().name()),
-            )
+            .with("BIAS", self.layouts.bias.map(Layout::dtype))
             .with("MASK", u32::from(self.mask.is_some()))
             .with("SOFTCAP", u32::from(self.cap > 0.0))
             .with("SLOPES", u32::from(self.layouts.slopes.is_some()))

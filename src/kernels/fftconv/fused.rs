@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::Result;
 use crate::layout::Layout;
 use crate::radix;
-use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::tensor::Tensor;
 
 /// Workgroups that keep a large card busy; more of them read the filter more often.
@@ -50,10 +50,7 @@ pub(super) fn spectrum(
     let recipe = Recipe::new("fftconv/spectrum")
         .with("PHASE", framing.phase().0)
         .with("TAPS", k.dtype())
-        .with(
-            "SKIP",
-            d.map_or(Constant::Name("none"), |d| d.dtype().into()),
-        );
+        .with("SKIP", d.map(Layout::dtype));
     let recipe = tuning.constants(recipe, caps, 1, 1);
     let params = SpectrumParams {
         taps: rows.cols as u32,

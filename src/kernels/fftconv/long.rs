@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::radix;
-use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::tensor::Tensor;
 
 /// Workgroups of the middle pass that keep a large card busy.
@@ -155,10 +155,7 @@ pub(super) fn columns_forward(
     let recipe = operands
         .inputs(Recipe::new("fftconv/columns_forward"))
         .with("PHASE", phase)
-        .with(
-            "SKIP",
-            skip.map_or(Constant::Name("none"), |d| d.dtype().into()),
-        );
+        .with("SKIP", skip.map(Layout::dtype));
     Columns {
         tuning,
         framing,

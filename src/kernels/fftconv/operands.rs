@@ -204,7 +204,7 @@ impl Operands {
             w: Place::of(w),
             y: Place::of(Some(y)),
         };
-        let dtype = |l: Option<&Layout>| l.map_or(Constant::Name("none"), |l| l.dtype().into());
+        let dtype = |l: Option<&Layout>| l.map(Layout::dtype).into();
         Ok(Self {
             params,
             transforms: match framing {

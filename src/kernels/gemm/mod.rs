@@ -493,11 +493,7 @@ impl Gemm {
         };
         let recipe = recipe
             .with("OUT_VEC", vec(out_wide))
-            .with(
-                "BIAS",
-                args.bias
-                    .map_or("none".into(), |b| Constant::from(b.dtype())),
-            )
+            .with("BIAS", args.bias.map(Layout::dtype))
             .with("RESIDUAL", args.residual.constant())
             .with("F", self.activation.name())
             .with("GATED", self.gating.constant())

@@ -8,7 +8,7 @@ use super::{Gemm8Args, Gemm8Tuning, Operand, Scales};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Rows};
-use crate::recipe::{Constant, Recipe};
+use crate::recipe::Recipe;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -204,11 +204,7 @@ impl<'a> Problem<'a> {
             .with("FACTOR", ["", " * 256.0", " * 65536.0"][moved])
             .with("OUT", args.out.dtype())
             .with("OUT_VEC", if wide { 4u32 } else { 1 })
-            .with(
-                "BIAS",
-                args.bias
-                    .map_or("none".into(), |b| Constant::from(b.dtype())),
-            )
+            .with("BIAS", args.bias.map(Layout::dtype))
             .with("RESIDUAL", args.residual.constant())
             .with("F", activation.name())
             .with("A_SCALES", self.scales[0].constant)

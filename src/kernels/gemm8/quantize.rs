@@ -7,7 +7,7 @@ use crate::capabilities::{Capabilities, ReduceTier};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
-use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -149,11 +149,7 @@ impl Quantize {
         let apart_stride = args.apart.map_or(0, |[_, _, apart]| apart.shape()[1] / 8);
         let recipe = Recipe::new("gemm8/quantize")
             .with("X", args.x.dtype())
-            .with(
-                "NORM",
-                args.norm
-                    .map_or("none".into(), |(w, _)| Constant::from(w.dtype())),
-            )
+            .with("NORM", args.norm.map(|(w, _)| w.dtype()))
             .with("SYMMETRY", self.name())
             .with("ZEROS", args.zeros.is_some() as u32)
             .with("APART", args.apart.is_some() as u32)

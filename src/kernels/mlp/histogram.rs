@@ -47,13 +47,7 @@ impl Histogram {
         a.require_float("a")?;
         bins.require_dtype("bins", DType::U32)?;
         bins.require_shape("bins", &[BINS])?;
-        if bins.offset() != 0 {
-            return Err(Error::argument(
-                "bins",
-                format!("{bins:?}"),
-                "a whole tensor",
-            ));
-        }
+        bins.require_whole("bins")?;
         let rows = a.as_rows("a")?;
         let per_row = rows.cols.div_ceil(4);
         let params = Params {

@@ -4,13 +4,13 @@ use arrayvec::ArrayVec;
 use bytemuck::{Pod, Zeroable};
 
 use super::{Output, SHARED_ROWS, SparsePlan, Sum, check_norm, check_rows, check_weights, chunk};
-use super::{even_parts, threshold_bits};
+use super::{even_parts, threshold_bits, unfit};
 use crate::capabilities::{Capabilities, DeviceClass};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::elementwise::Activation;
 use crate::kernels::gemm::{Gating, Residual};
 use crate::layout::{Layout, Rows};
-use crate::recipe::{Constant, Launch, Recipe};
+use crate::recipe::{Launch, Recipe};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -253,14 +253,7 @@ impl SparseLinear {
             && (1..=SHARED_ROWS as u32).contains(&tuning.rows)
             && workgroup_bytes(tuning) <= caps.workgroup_bytes;
         if !fits {
-            return Err(Error::argument(
-                "tuning",
-                format!("{tuning:?}"),
-                format!(
-                    "what fits {} invocations and {} bytes of workgroup memory",
-                    caps.invocations, caps.workgroup_bytes
-                ),
-            ));
+            return Err(unfit(tuning, caps));
         }
         let n = output.y.cols;
         let up = n.next_multiple_of(4);
@@ -292,11 +285,7 @@ impl SparseLinear {
             .with("W", args.weight.dtype())
             .with("Y", args.out.dtype())
             .with("RESIDUAL", output.residual.constant())
-            .with(
-                "NORM",
-                args.norm
-                    .map_or(Constant::from("none"), |(w, _)| w.dtype().into()),
-            )
+            .with("NORM", args.norm.map(|(w, _)| w.dtype()))
             .with("F", self.activation.name())
             .with("GATED", self.gating.constant())
             .with("CHUNK", problem.chunk)

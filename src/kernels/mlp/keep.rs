@@ -7,7 +7,7 @@ use crate::capabilities::Capabilities;
 use crate::error::{Error, Result};
 use crate::kernels::elementwise::Activation;
 use crate::layout::Layout;
-use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -77,7 +77,7 @@ impl Keep {
         };
         let recipe = Recipe::new("mlp/keep")
             .with("A", a.dtype())
-            .with("B", b.map_or(Constant::from("none"), |b| b.dtype().into()))
+            .with("B", b.map(Layout::dtype))
             .with("Y", y.dtype())
             .with("F", self.activation.name())
             .with("VEC", if wide { 4 } else { 1 })

@@ -86,10 +86,7 @@ fn check_weights(
         (DType::I8, Some(scales)) => {
             scales.require_dtype("scales", DType::F32)?;
             scales.require_shape("scales", shape)?;
-            if !scales.is_contiguous() || scales.offset() != 0 {
-                let was = format!("{scales:?}");
-                return Err(Error::argument("scales", was, "a contiguous tensor"));
-            }
+            scales.require_whole("scales")?;
             if chunk != 8 {
                 let was = format!("{layout:?}");
                 return Err(Error::argument(
@@ -104,6 +101,15 @@ fn check_weights(
         (_, Some(_)) => Err(Error::argument("scales", "given", "none for float weights")),
         (_, None) => layout.require_float(name),
     }
+}
+
+/// The error for a tuning that is not as documented or over the device's limits.
+fn unfit(tuning: &impl std::fmt::Debug, caps: &Capabilities) -> Error {
+    let allowed = format!(
+        "what fits {} invocations and {} bytes of workgroup memory",
+        caps.invocations, caps.workgroup_bytes
+    );
+    Error::argument("tuning", format!("{tuning:?}"), allowed)
 }
 
 fn check_norm(norm: Option<(&Layout, f32)>, k: usize) -> Result<Option<Rows>> {

@@ -4,14 +4,14 @@ use arrayvec::ArrayVec;
 use bytemuck::{Pod, Zeroable};
 
 use super::{Output, SHARED_ROWS, SparsePlan, Sum, check_norm, check_rows, check_weights, chunk};
-use super::{even_parts, threshold_bits};
+use super::{even_parts, threshold_bits, unfit};
 use crate::capabilities::{Capabilities, DeviceClass, ReduceTier};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernels::elementwise::Activation;
 use crate::kernels::gemm::{Gating, Residual};
 use crate::layout::{Layout, Rows};
-use crate::recipe::{Constant, Launch, Recipe};
+use crate::recipe::{Launch, Recipe};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -215,10 +215,7 @@ impl SparseMlp {
         if let Some(listed) = args.listed {
             listed.require_dtype("listed", DType::U32)?;
             listed.require_shape("listed", &[1 + gate.rows])?;
-            if !listed.is_contiguous() || listed.offset() != 0 {
-                let was = format!("{listed:?}");
-                return Err(Error::argument("listed", was, "a contiguous tensor"));
-            }
+            listed.require_whole("listed")?;
         }
         let output = Output::new(args.out, args.residual, x.rows, x.cols)?;
         Ok(Checked {
@@ -306,14 +303,7 @@ fn launches(
         && tuning.rows * tuning.unroll <= tuning.workgroup
         && workgroup_bytes(caps, tuning) <= caps.workgroup_bytes;
     if !fits {
-        return Err(Error::argument(
-            "tuning",
-            format!("{tuning:?}"),
-            format!(
-                "what fits {} invocations and {} bytes of workgroup memory",
-                caps.invocations, caps.workgroup_bytes
-            ),
-        ));
+        return Err(unfit(tuning, caps));
     }
     let step = 8 * tuning.workgroup as usize;
     let spans = x.cols.div_ceil(step);
@@ -337,11 +327,7 @@ fn launches(
     let recipe = Recipe::new("mlp/neurons")
         .with("X", args.x.dtype())
         .with("W", args.gate.dtype())
-        .with(
-            "NORM",
-            args.norm
-                .map_or(Constant::from("none"), |(w, _)| w.dtype().into()),
-        )
+        .with("NORM", args.norm.map(|(w, _)| w.dtype()))
         .with("F", activation.name())
         .with("LISTED", u32::from(args.listed.is_some()))
         .with("CHUNK", problem.chunk)

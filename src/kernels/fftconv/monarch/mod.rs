@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::kernels::attention::MatrixUnits;
 use crate::layout::{Layout, Matrices};
 use crate::radix;
-use crate::recipe::{Constant, Launch, Recipe, linear_grid};
+use crate::recipe::{Launch, Recipe, linear_grid};
 use crate::tensor::Tensor;
 
 /// Workgroups that keep a large card busy.
@@ -210,10 +210,7 @@ pub(super) fn spectrum(
     let steps = radix::steps(&transform.steps());
     let recipe = Recipe::new("fftconv/monarch_spectrum")
         .with("TAPS", k.dtype())
-        .with(
-            "SKIP",
-            d.map_or(Constant::Name("none"), |d| d.dtype().into()),
-        )
+        .with("SKIP", d.map(Layout::dtype))
         .with("FORWARD", radix::forward_len(&steps) as u32);
     let recipe = transform.constants(tuning.constants(recipe), caps, 1, 1);
     let workgroups = rows.rows * tuning.fold as usize;

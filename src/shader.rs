@@ -120,7 +120,8 @@ pub fn kernels() -> Vec<String> {
     found
 }
 
-/// NF4's levels and thresholds ([`crate::quant`]), and what templates of transforms compute with: logarithms, digits, twiddle factors ([`crate::radix`]).
+/// NF4's levels and thresholds ([`crate::quant`]), and what templates of transforms compute with: logarithms, digits,
+/// twiddle factors ([`crate::radix`]).
 fn add_functions(env: &mut Environment<'static>) {
     let power = |n: u32| match n.is_power_of_two() {
         true => Ok(n.ilog2()),
@@ -129,14 +130,12 @@ fn add_functions(env: &mut Environment<'static>) {
             format!("{n} is no power of two"),
         )),
     };
-    env.add_function("nf4_thresholds", || {
-        let exact = |t: &f32| format!("{t:?}");
-        quant::NF4_THRESHOLDS.iter().map(exact).collect::<Vec<_>>()
-    });
-    env.add_function("nf4_levels", || {
-        let exact = |t: &f32| format!("{t:?}");
-        quant::NF4.iter().map(exact).collect::<Vec<_>>()
-    });
+    let literals = |numbers: &[f32]| -> Vec<String> {
+        let literal = |x: &f32| format!("{x:?}");
+        numbers.iter().map(literal).collect()
+    };
+    env.add_function("nf4_thresholds", move || literals(&quant::NF4_THRESHOLDS));
+    env.add_function("nf4_levels", move || literals(&quant::NF4));
     env.add_function("ilog2", power);
     env.add_function("bit_reverse", move |i: u32, n: u32| {
         Ok::<_, minijinja::Error>(match power(n)? {

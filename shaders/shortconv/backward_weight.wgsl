@@ -4,22 +4,10 @@
 // A workgroup for each channel; every invocation has each 64th element.
 #import "lib/tensor.wgsl" as t
 #import "lib/reduce.wgsl" as reduce
+#import "lib/shortconv.wgsl" as shortconv
+
 struct Params {
-    batch: u32,
-    channels: u32,
-    length: u32,
-    x_offset: u32,
-    x_batch: u32,
-    x_channel: u32,
-    x_time: u32,
-    dy_offset: u32,
-    dy_batch: u32,
-    dy_channel: u32,
-    dy_time: u32,
-    weight_offset: u32,
-    weight_channel: u32,
-    dweight_offset: u32,
-    dbias_offset: u32,
+    ${ shortconv.gradient_params() }
 }
 ${ t.params(PARAMS) }
 ${ t.prelude() }

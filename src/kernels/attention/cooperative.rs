@@ -55,18 +55,10 @@ impl Problem<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tuning::card;
     use super::super::{Attention, Mask, MatrixUnits, Tuning};
     use super::*;
     use crate::layout::Layout;
-
-    fn card() -> Capabilities {
-        Capabilities {
-            matrix_elements: true,
-            workgroup_bytes: 48 << 10,
-            invocations: 1024,
-            ..Capabilities::webgpu_default()
-        }
-    }
 
     fn planned(
         operator: Attention,

@@ -67,18 +67,10 @@ fn unit(v_dim: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tuning::card;
     use super::super::{Attention, CacheLayouts, KvFormat, KvLayout, Mask, TokenLayout};
     use super::*;
     use crate::layout::Layout;
-
-    fn card() -> Capabilities {
-        Capabilities {
-            matrix_elements: true,
-            workgroup_bytes: 48 << 10,
-            invocations: 1024,
-            ..Capabilities::webgpu_default()
-        }
-    }
 
     fn planned(
         caps: &Capabilities,

@@ -91,6 +91,17 @@ impl MatrixUnits {
     }
 }
 
+/// A device with matrix units whose elements are reached, for tests of planners.
+#[cfg(test)]
+pub(super) fn card() -> Capabilities {
+    Capabilities {
+        matrix_elements: true,
+        workgroup_bytes: 48 << 10,
+        invocations: 1024,
+        ..Capabilities::webgpu_default()
+    }
+}
+
 /// The error for sizes, of the argument `name`, that are not as documented or over the device's limits.
 pub(super) fn unfit(name: &str, sizes: String, caps: &Capabilities) -> Error {
     let allowed = format!(

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+#[cfg(not(target_arch = "wasm32"))]
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -215,6 +216,10 @@ pub struct Context {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// What an error scope of a browser will have caught.
+#[cfg(target_arch = "wasm32")]
+type Answer = std::pin::Pin<Box<dyn Future<Output = Option<wgpu::Error>> + Send>>;
+
 type Constants = FxHashMap<Vec<u32>, (Arc<Buffer>, Layout)>;
 
 pub(crate) struct Inner {
@@ -232,6 +237,9 @@ pub(crate) struct Inner {
     kernels: Mutex<FxHashMap<Recipe, Arc<Kernel>>>,
     lost: Arc<Mutex<Option<String>>>,
     cache: Option<(wgpu::PipelineCache, PathBuf)>,
+    /// What a browser's device has yet to say of calls made.
+    #[cfg(target_arch = "wasm32")]
+    answers: Mutex<Vec<Answer>>,
     pub(crate) next_id: AtomicU64,
     pub(crate) submissions: AtomicU64,
 }
@@ -319,6 +327,8 @@ impl Context {
             scratch: Mutex::default(),
             checks: options.checks.unwrap_or_default(),
             kernels: Mutex::default(),
+            #[cfg(target_arch = "wasm32")]
+            answers: Mutex::default(),
             next_id: AtomicU64::new(1),
             submissions: AtomicU64::new(0),
             device,
@@ -419,30 +429,54 @@ impl Context {
         ]
         .map(|filter| device.push_error_scope(filter));
         let value = body(device);
-        // The scopes nest: popped innermost first. On native backends the answer is there at once; a browser
-        // gives it later, to the log.
-        let mut first = None;
-        for scope in scopes.into_iter().rev() {
-            #[cfg(not(target_arch = "wasm32"))]
+        // The scopes nest: popped innermost first.
+        let first = self.first_error(scopes.into_iter().rev());
+        self.alive()?;
+        first.map_or(Ok(value), |error| Err(of_device(error)))
+    }
+
+    /// The first error that scopes caught: natively the answer is there at once.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn first_error(
+        &self,
+        scopes: impl Iterator<Item = wgpu::ErrorScopeGuard>,
+    ) -> Option<wgpu::Error> {
+        // All are popped, in this order, whatever the first has caught.
+        scopes.fold(None, |first, scope| {
             let error = pollster::block_on(scope.pop());
-            #[cfg(target_arch = "wasm32")]
-            let error: Option<wgpu::Error> = {
-                drop(scope);
-                None
-            };
+            first.or(error)
+        })
+    }
+
+    /// None yet: a browser answers later, and the next read-back or [`wait_async`](Self::wait_async) returns it.
+    #[cfg(target_arch = "wasm32")]
+    fn first_error(
+        &self,
+        scopes: impl Iterator<Item = wgpu::ErrorScopeGuard>,
+    ) -> Option<wgpu::Error> {
+        let answers = scopes.map(|scope| Box::pin(scope.pop()) as Answer);
+        lock(&self.inner.answers).extend(answers);
+        None
+    }
+
+    /// Waits for what a browser's device has to say of all calls so far, and returns the first error.
+    #[cfg(target_arch = "wasm32")]
+    async fn answered(&self) -> Result<()> {
+        let answers = std::mem::take(&mut *lock(&self.inner.answers));
+        let mut first = None;
+        for answer in answers {
+            let error = answer.await;
             first = first.or(error);
         }
         self.alive()?;
-        match first {
-            None => Ok(value),
-            Some(wgpu::Error::OutOfMemory { .. }) => {
-                Err(Error::OutOfMemory("the device refused".into()))
-            }
-            Some(
-                wgpu::Error::Validation { description, .. }
-                | wgpu::Error::Internal { description, .. },
-            ) => Err(Error::Validation(description)),
-        }
+        first.map_or(Ok(()), |error| Err(of_device(error)))
+    }
+
+    /// Natively every call has been answered.
+    #[cfg(not(target_arch = "wasm32"))]
+    #[expect(clippy::unused_async, reason = "a browser's has to wait")]
+    async fn answered(&self) -> Result<()> {
+        self.alive()
     }
 
     /// The compiled pipeline of a recipe; compiled at the first call.
@@ -472,8 +506,21 @@ impl Context {
         profile: Profile,
         body: impl FnOnce(&mut Pass<'_>) -> Result<T>,
     ) -> Result<(T, Option<crate::recorder::Times>)> {
+        pollster::block_on(self.profile_async(profile, body))
+    }
+
+    /// As `profile`, without blocking.
+    pub async fn profile_async<T>(
+        &self,
+        profile: Profile,
+        body: impl FnOnce(&mut Pass<'_>) -> Result<T>,
+    ) -> Result<(T, Option<crate::recorder::Times>)> {
         let (value, pending) = Pass::record(self, profile, body)?;
-        Ok((value, pending.map(|p| p.read(self)).transpose()?))
+        let times = match pending {
+            Some(pending) => Some(pending.read(self).await?),
+            None => None,
+        };
+        Ok((value, times))
     }
 
     /// Waits until everything submitted has run.
@@ -489,11 +536,32 @@ impl Context {
             .map_err(|e| Error::DeviceLost(format!("waiting: {e}")))
     }
 
+    /// Waits until everything submitted has run; in a browser also for the errors of calls made before.
+    pub async fn wait_async(&self) -> Result<()> {
+        self.alive()?;
+        let (sender, receiver) = oneshot::channel();
+        self.inner.queue.on_submitted_work_done(move || {
+            // The receiver waits below; if it is gone nobody needs the answer.
+            sender.send(()).ok();
+        });
+        #[cfg(not(target_arch = "wasm32"))]
+        self.wait()?;
+        let done = receiver.await;
+        self.answered().await?;
+        done.map_err(|_| Error::DeviceLost("waiting was dropped".into()))
+    }
+
     /// Hands pending uploads to the device and waits for them, which frees their staging memory.
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn flush(&self) -> Result<()> {
         self.inner.queue.submit([]);
         self.wait()
+    }
+
+    /// A browser takes uploads at once.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.alive()
     }
 
     /// Frees pooled buffers and what refers to them.
@@ -690,11 +758,22 @@ fn capabilities(
 pub(crate) async fn mapped(ctx: &Context, answer: oneshot::Receiver<Mapped>) -> Result<()> {
     #[cfg(not(target_arch = "wasm32"))]
     ctx.wait()?;
-    let answer = answer
-        .await
-        .map_err(|_| Error::DeviceLost("a read-back was dropped".into()))?;
-    ctx.alive()?;
-    answer.map_err(|e| Error::DeviceLost(format!("read-back: {e}")))
+    let answer = answer.await;
+    // An error of a call before says more than that there is nothing to read.
+    ctx.answered().await?;
+    answer
+        .map_err(|_| Error::DeviceLost("a read-back was dropped".into()))?
+        .map_err(|e| Error::DeviceLost(format!("read-back: {e}")))
+}
+
+/// The crate's error for one of wgpu's.
+fn of_device(error: wgpu::Error) -> Error {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory("the device refused".into()),
+        wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
+            Error::Validation(description)
+        }
+    }
 }
 
 /// What `map_async` answers.

@@ -16,6 +16,8 @@ pub mod radix;
 pub mod recipe;
 pub mod recorder;
 pub mod reference;
+#[cfg(target_arch = "wasm32")]
+pub mod replay;
 pub mod shader;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod spirv;

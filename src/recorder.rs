@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::buffer::Buffer;
 use crate::capabilities::{Capabilities, ParamsTier};
-use crate::context::{Context, lock};
+use crate::context::{Context, lock, mapped};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::{self, MAX_BINDINGS};
@@ -428,16 +428,21 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    #[cfg(not(target_arch = "wasm32"))]
-    pub(crate) fn read(self, ctx: &Context) -> Result<Times> {
+    pub(crate) async fn read(self, ctx: &Context) -> Result<Times> {
         if self.empty {
             return Ok(Times {
                 total: Duration::ZERO,
                 launches: Vec::new(),
             });
         }
-        self.read.slice(..).map_async(wgpu::MapMode::Read, |_| ());
-        ctx.wait()?;
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        self.read
+            .slice(..)
+            .map_async(wgpu::MapMode::Read, move |result| {
+                // The receiver waits below; if it is gone nobody needs the answer.
+                sender.send(result).ok();
+            });
+        mapped(ctx, receiver).await?;
         let ticks: Vec<u64> = {
             let view = self.read.slice(..).get_mapped_range();
             let view = view.map_err(|e| Error::DeviceLost(format!("timestamps: {e}")))?;

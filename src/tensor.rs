@@ -225,57 +225,57 @@ impl Tensor {
     }
 
     /// The elements in row-major order of a contiguous tensor, waiting for the GPU.
-    #[cfg(not(target_arch = "wasm32"))]
+    ///
+    /// In a browser, where nothing may wait, this and its like work within [`crate::replay`] alone.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        pollster::block_on(self.to_vec_async())
+        self.check_element::<T>()?;
+        Ok(bytemuck::pod_collect_to_vec(&self.to_bytes()?))
     }
 
     /// The elements in row-major order of a contiguous tensor.
     pub async fn to_vec_async<T: Element>(&self) -> Result<Vec<T>> {
-        if T::DTYPE != self.dtype() {
-            return Err(Error::argument(
-                "element type",
-                T::DTYPE,
-                format!("the tensor's, {}", self.dtype()),
-            ));
-        }
+        self.check_element::<T>()?;
         Ok(bytemuck::pod_collect_to_vec(&self.to_bytes_async().await?))
     }
 
+    fn check_element<T: Element>(&self) -> Result<()> {
+        match self.dtype() {
+            dtype if dtype == T::DTYPE => Ok(()),
+            other => Err(Error::argument(
+                "element type",
+                T::DTYPE,
+                format!("the tensor's, {other}"),
+            )),
+        }
+    }
+
     /// A quantised matrix, waiting for the GPU.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn to_quant(&self) -> Result<QuantMatrix> {
         let Some(layout) = self.layout.quant() else {
             return Err(Error::argument("dtype", self.dtype(), "a quantised format"));
         };
-        let bytes = pollster::block_on(self.to_bytes_async())?;
+        let bytes = self.to_bytes()?;
         QuantMatrix::from_words(layout, bytemuck::pod_collect_to_vec(&bytes))
     }
 
     /// The elements of a contiguous f32, f16 or bf16 tensor as f32, waiting for the GPU.
-    #[cfg(not(target_arch = "wasm32"))]
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
-        pollster::block_on(self.to_f32_vec_async())
+        decode_f32(self.dtype(), &self.to_bytes()?)
     }
 
     /// The elements of a contiguous f32, f16 or bf16 tensor as f32.
     pub async fn to_f32_vec_async(&self) -> Result<Vec<f32>> {
-        match self.dtype() {
-            DType::F32 => self.to_vec_async().await,
-            DType::F16 => Ok(self
-                .to_vec_async::<f16>()
-                .await?
-                .into_iter()
-                .map(f16::to_f32)
-                .collect()),
-            DType::BF16 => Ok(self
-                .to_vec_async::<bf16>()
-                .await?
-                .into_iter()
-                .map(bf16::to_f32)
-                .collect()),
-            other => Err(Error::argument("dtype", other, "f32, f16 or bf16")),
-        }
+        decode_f32(self.dtype(), &self.to_bytes_async().await?)
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        pollster::block_on(self.to_bytes_async())
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        crate::replay::bytes(self)
     }
 
     /// The bytes of a contiguous tensor: the one place that waits for the GPU.
@@ -319,6 +319,22 @@ impl Tensor {
         read.unmap();
         lock(&self.ctx.inner.staging).push(read);
         Ok(data)
+    }
+}
+
+/// Numbers of `dtype` (f32, f16 or bf16) from their bytes.
+fn decode_f32(dtype: DType, bytes: &[u8]) -> Result<Vec<f32>> {
+    match dtype {
+        DType::F32 => Ok(bytemuck::pod_collect_to_vec(bytes)),
+        DType::F16 => {
+            let halves = bytemuck::pod_collect_to_vec::<u8, f16>(bytes);
+            Ok(halves.into_iter().map(f16::to_f32).collect())
+        }
+        DType::BF16 => {
+            let halves = bytemuck::pod_collect_to_vec::<u8, bf16>(bytes);
+            Ok(halves.into_iter().map(bf16::to_f32).collect())
+        }
+        other => Err(Error::argument("dtype", other, "f32, f16 or bf16")),
     }
 }
 

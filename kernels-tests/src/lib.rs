@@ -3,13 +3,16 @@
 //! A [`Case`] draws random inputs with planted outliers, poisons its outputs, runs the kernel and compares it
 //! with the f64 reference. The bound is derived, not chosen: see [`tolerance`].
 
+#[cfg(not(target_arch = "wasm32"))]
 pub mod benches;
 pub mod cases;
 pub mod devices;
 pub mod grammar;
 pub mod inputs;
+pub mod probes;
 pub mod tolerance;
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use flashwave::{Context, Error};
@@ -65,6 +68,14 @@ impl Case {
         (self.run)(ctx)
     }
 
+    /// Runs it where nothing may wait.
+    pub async fn run_async(&self, ctx: &Context) -> Result<Outcome, Failure> {
+        #[cfg(target_arch = "wasm32")]
+        return flashwave::replay::replay(|| self.run(ctx)).await?;
+        #[cfg(not(target_arch = "wasm32"))]
+        self.run(ctx)
+    }
+
     /// A seed for its inputs: the same for the same case, another for every value of [`set_seed`] or of
     /// `FLASHWAVE_SEED`.
     pub fn seed(name: &str) -> u64 {
@@ -75,6 +86,68 @@ impl Case {
         name.bytes().fold(0xcbf2_9ce4_8422_2325 ^ base, |h, b| {
             (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
         })
+    }
+}
+
+/// The cases by family and group, in the order in which each was first met.
+pub fn grouped(cases: Vec<Case>) -> Vec<Vec<Case>> {
+    let mut groups: Vec<Vec<Case>> = Vec::new();
+    for case in cases {
+        let same = |g: &&mut Vec<Case>| g[0].family == case.family && g[0].group == case.group;
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(case),
+            None => groups.push(vec![case]),
+        }
+    }
+    groups
+}
+
+/// How the cases of a group went.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// Cases that held.
+    pub passed: usize,
+    /// Cases that did not, each with its name and why.
+    pub failures: Vec<String>,
+    /// Cases not run, by what the device lacks.
+    pub skipped: BTreeMap<&'static str, usize>,
+    /// The worst share of a bound.
+    pub share: f64,
+}
+
+impl Tally {
+    /// Adds what `case` came to.
+    pub fn add(&mut self, case: &Case, outcome: Result<Outcome, Failure>) {
+        match outcome {
+            Ok(Outcome {
+                missing: Some(missing),
+                ..
+            }) => *self.skipped.entry(missing).or_default() += 1,
+            Ok(outcome) => {
+                self.passed += 1;
+                self.share = self.share.max(outcome.share);
+            }
+            Err(failure) => self.failures.push(format!("{}: {failure}", case.name)),
+        }
+    }
+
+    /// Adds another group's.
+    pub fn merge(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failures.extend(other.failures);
+        self.share = self.share.max(other.share);
+        for (missing, count) in other.skipped {
+            *self.skipped.entry(missing).or_default() += count;
+        }
+    }
+
+    /// `ok`, `skip` or `FAILED`.
+    pub fn verdict(&self) -> &'static str {
+        match (self.passed, self.failures.len()) {
+            (0, 0) => "skip",
+            (_, 0) => "ok",
+            _ => "FAILED",
+        }
     }
 }
 

@@ -23,18 +23,38 @@ pub const HALF_ULP: f64 = 1.0 / (1u64 << 24) as f64;
 /// A comparison that held.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Outcome {
-    /// Elements compared; none if the device lacks what the case is about.
+    /// Elements compared.
     pub elements: usize,
     /// The larger of the two errors' shares of their bounds; 1 is the limit.
     pub share: f64,
+    /// What the device lacks, if that is why nothing was compared.
+    pub missing: Option<&'static str>,
 }
 
 impl Outcome {
+    /// So many elements, the worst of them with this share of its bound.
+    pub fn held(elements: usize, share: f64) -> Self {
+        Self {
+            elements,
+            share,
+            missing: None,
+        }
+    }
+
+    /// Nothing compared, for want of this.
+    pub fn skipped(missing: &'static str) -> Self {
+        Self {
+            missing: Some(missing),
+            ..Self::default()
+        }
+    }
+
     /// Both outcomes together.
     pub fn and(self, other: Self) -> Self {
         Self {
             elements: self.elements + other.elements,
             share: self.share.max(other.share),
+            missing: self.missing.or(other.missing),
         }
     }
 }
@@ -152,10 +172,7 @@ pub fn check_in(
             ours.norm, bound.norm, ours.max, bound.max, finite[at], out[at], exact[at]
         )));
     }
-    Ok(Outcome {
-        elements: out.len(),
-        share: worst,
-    })
+    Ok(Outcome::held(out.len(), worst))
 }
 
 /// Compares integers, or anything else that has to be equal.
@@ -173,10 +190,7 @@ pub fn check_equal<T: PartialEq + std::fmt::Debug>(
             out.len(),
             expected.len()
         ))),
-        None => Ok(Outcome {
-            elements: out.len(),
-            share: 0.0,
-        }),
+        None => Ok(Outcome::held(out.len(), 0.0)),
     }
 }
 

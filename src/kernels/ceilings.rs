@@ -1,6 +1,7 @@
 //! What a device can do at most: kernels that do nothing but read, copy, multiply and add, and the measured
 //! [`Ceilings`] that benches report shares of.
 
+#[cfg(not(target_arch = "wasm32"))]
 mod measure;
 
 use bytemuck::{Pod, Zeroable};
@@ -9,6 +10,7 @@ use crate::capabilities::{Capabilities, CooperativeShape, DeviceClass};
 use crate::error::{Error, Result};
 use crate::recipe::{Launch, Params, Recipe, linear_grid};
 
+#[cfg(not(target_arch = "wasm32"))]
 pub use measure::{Ceilings, Timer, time};
 
 /// A measurement.

@@ -9,10 +9,6 @@ use crate::capabilities::{Capabilities, MatrixTier};
 use crate::error::{Error, Result};
 use crate::recipe::{Launch, Recipe};
 
-/// Invocations of a subgroup, and elements that each has of A, B and an accumulator.
-const LANES: usize = 32;
-const ELEMENTS: u32 = 24;
-
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
@@ -39,6 +35,9 @@ pub fn plan(caps: &Capabilities) -> Result<Launch> {
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn lie_as_expected(ctx: &crate::Context) -> Result<bool> {
     use crate::{DType, Tensor};
+    /// Invocations of a subgroup, and elements that each has of A, B and an accumulator.
+    const LANES: usize = 32;
+    const ELEMENTS: u32 = 24;
     let launch = plan(ctx.capabilities())?;
     let numbers: Vec<f32> = (0..256u16).map(f32::from).collect();
     let x = Tensor::from_f32(ctx, DType::F16, &numbers, [256])?;

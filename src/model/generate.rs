@@ -158,29 +158,27 @@ impl<'a> Generation<'a> {
         self
     }
 
-    fn step(&mut self) -> Result<u32> {
+    async fn step(&mut self) -> Result<u32> {
         let session = self.session.get_mut();
         let token = match &self.choice {
             Choice::ArgMax(index) => {
                 session.feed_then(&self.pending, &|pass, logits| {
                     select::argmax(pass, logits, index)
                 })?;
-                index.to_vec::<u32>()?[0]
+                index.to_vec_async::<u32>().await?[0]
             }
             Choice::TopK { values, indices } => {
                 session.feed_then(&self.pending, &|pass, logits| {
                     TopK::default().run(pass, logits, values, indices)
                 })?;
-                let pairs: Vec<(u32, f32)> = indices
-                    .to_vec::<u32>()?
-                    .into_iter()
-                    .zip(values.to_vec::<f32>()?)
-                    .collect();
+                let indices = indices.to_vec_async::<u32>().await?;
+                let values = values.to_vec_async::<f32>().await?;
+                let pairs: Vec<(u32, f32)> = indices.into_iter().zip(values).collect();
                 self.sampler.choose_sorted(&pairs)?
             }
             Choice::AllLogits => {
                 let logits = session.feed_then(&self.pending, &|_, _| Ok(()))?;
-                let logits = logits.to_vec::<f32>()?;
+                let logits = logits.to_vec_async::<f32>().await?;
                 self.sampler.choose(&logits, &self.history)?
             }
         };
@@ -192,17 +190,23 @@ impl<'a> Generation<'a> {
         self.ended = full || (at_end && self.stop == Stop::AtEndOfText);
         Ok(token)
     }
+
+    /// The next token, as [`next`](Iterator::next), without blocking.
+    pub async fn next_async(&mut self) -> Option<Result<u32>> {
+        if self.ended {
+            return None;
+        }
+        let token = self.step().await;
+        self.ended |= token.is_err();
+        Some(token)
+    }
 }
 
+#[cfg(not(target_arch = "wasm32"))]
 impl Iterator for Generation<'_> {
     type Item = Result<u32>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let token = self.step();
-        self.ended |= token.is_err();
-        Some(token)
+        pollster::block_on(self.next_async())
     }
 }

@@ -27,8 +27,8 @@ impl QuantLayout {
         format.check()?;
         let layout = Self { format, rows, cols };
         let elements = rows.checked_mul(cols.next_multiple_of(64));
-        let fits = elements.is_some_and(|n| n > 0 && n < 1 << 32) && cols > 0;
-        if !fits || layout.words() >= 1 << 32 {
+        let fits = elements.is_some_and(|n| n > 0 && u32::try_from(n).is_ok()) && cols > 0;
+        if !fits || u32::try_from(layout.words()).is_err() {
             return Err(Error::argument(
                 "matrix",
                 format!("[{rows}, {cols}]"),

@@ -40,8 +40,8 @@ pub fn cases() -> Vec<Case> {
         let name = format!("{} {tuning:?} x {amount}", probe.name());
         Case::new("ceilings", probe.name(), name.clone(), move |ctx| {
             // What a device lacks is not measured on it either.
-            if probe.missing(ctx.capabilities()).is_some() {
-                return Ok(Outcome::default());
+            if let Some(missing) = probe.missing(ctx.capabilities()) {
+                return Ok(Outcome::skipped(missing));
             }
             let plan = probe.plan(ctx.capabilities(), tuning, amount)?;
             run(ctx, probe, tuning, amount, &plan, Case::seed(&name))

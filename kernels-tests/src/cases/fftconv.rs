@@ -458,7 +458,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new("fftconv", "half", name, move |ctx| {
             match ctx.capabilities().matrix_elements {
                 true => setup.run(ctx),
-                false => Ok(Outcome::default()),
+                false => Ok(Outcome::skipped("elements of cooperative matrices")),
             }
         }));
     };
@@ -523,7 +523,9 @@ pub fn cases() -> Vec<Case> {
             let fast = caps.class != DeviceClass::Software || ctx.checks() == ShaderChecks::Off;
             match caps.shader_f16 && fast {
                 true => setup.run(ctx),
-                false => Ok(Outcome::default()),
+                false => Ok(Outcome::skipped(
+                    "f16 in shaders, compiled in reasonable time",
+                )),
             }
         }));
     }
@@ -540,7 +542,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new("fftconv", "millions", name, move |ctx| {
             match ctx.capabilities().binding_bytes >= 1 << 30 {
                 true => setup.run(ctx),
-                false => Ok(Outcome::default()),
+                false => Ok(Outcome::skipped("storage bindings of 1 GiB")),
             }
         }));
     }

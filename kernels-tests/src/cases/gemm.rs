@@ -184,12 +184,12 @@ impl Product {
             && tuning.team == Team::Subgroup
             && ctx.capabilities().subgroups.is_none()
         {
-            return Ok(Outcome::default());
+            return Ok(Outcome::skipped("subgroups"));
         }
         if let By::Gemm(Some(GemmTuning::Cooperative(_))) = by
             && ctx.capabilities().matrix_tier() == MatrixTier::Fma
         {
-            return Ok(Outcome::default());
+            return Ok(Outcome::skipped("cooperative matrices"));
         }
         let data = self.data(seed);
         let [m, n, _] = self.size;

@@ -274,7 +274,7 @@ impl Setup {
                 .plan_with(ctx.capabilities(), &args.layouts(), t)
                 .is_err()
         {
-            return Ok(Outcome::default());
+            return Ok(Outcome::skipped("cooperative matrices of int8"));
         }
         ctx.record(|pass| match &tuning {
             None => op.run(pass, &args),
@@ -644,10 +644,7 @@ fn normed(ctx: &Context, dtype: DType, k: usize, seed: u64) -> Result<Outcome, F
         share = share.max(error / bound);
     }
     if share <= 1.0 {
-        return Ok(Outcome {
-            elements: codes.len(),
-            share,
-        });
+        return Ok(Outcome::held(codes.len(), share));
     }
     Err(Failure::Wrong(format!("{share} of the bound")))
 }

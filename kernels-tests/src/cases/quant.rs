@@ -173,7 +173,7 @@ impl Layer {
             && tuning.team != Team::Workgroup
             && ctx.capabilities().subgroups.is_none()
         {
-            return Ok(Outcome::default());
+            return Ok(Outcome::skipped("subgroups"));
         }
         let mut random = Random::new(seed);
         let [m, n, k] = self.size;

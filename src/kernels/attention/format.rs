@@ -203,7 +203,7 @@ impl KvLayout {
             .try_fold(1usize, |n, &d| n.checked_mul(d));
         let fits = rows
             .and_then(|n| n.checked_mul(layout.row() + layout.scale_words()))
-            .is_some_and(|n| n < 1 << 32);
+            .is_some_and(|n| u32::try_from(n).is_ok());
         if shape.contains(&0) || !fits {
             return Err(Error::argument(
                 "cache",

@@ -8,7 +8,7 @@ use clap::Args;
 use flashwave::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kernels_tests::cases::{FAMILIES, all};
-use kernels_tests::{Case, Effort};
+use kernels_tests::{Case, Effort, Tally, grouped};
 
 use crate::device::{DeviceArgs, heading};
 
@@ -23,17 +23,6 @@ pub struct VerifyArgs {
     /// Draw other inputs: any number
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-}
-
-/// How the cases of a group went.
-#[derive(Default)]
-struct Group {
-    passed: usize,
-    /// The device lacks what the case is about.
-    skipped: usize,
-    failures: Vec<String>,
-    share: f64,
-    time: Duration,
 }
 
 /// Runs the cases and prints a line a group.
@@ -51,24 +40,20 @@ pub fn run(device: &DeviceArgs, args: &VerifyArgs) -> Result<()> {
     } else {
         Effort::Full
     };
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let mut all_groups = Tally::default();
     for ctx in device.open_each()? {
         writeln!(stdout(), "{}", heading(&ctx))?;
         for group in grouped(all(filter, effort)) {
             let (family, name) = (group[0].family, group[0].group.clone());
-            let done = run_group(&ctx, &group);
-            report(family, &name, &done)?;
-            passed += done.passed;
-            failed += done.failures.len();
-            skipped += done.skipped;
+            let (tally, time) = run_group(&ctx, &group);
+            report(family, &name, &tally, time)?;
+            all_groups.merge(tally);
         }
     }
-    if skipped > 0 {
-        writeln!(
-            stdout(),
-            "{skipped} skipped: the device lacks what they need"
-        )?;
+    for (missing, count) in &all_groups.skipped {
+        writeln!(stdout(), "{count} skipped: {missing}")?;
     }
+    let (passed, failed) = (all_groups.passed, all_groups.failures.len());
     writeln!(stdout(), "{passed} passed, {failed} failed")?;
     if failed > 0 {
         bail!("{failed} of {} cases failed", passed + failed);
@@ -76,37 +61,16 @@ pub fn run(device: &DeviceArgs, args: &VerifyArgs) -> Result<()> {
     Ok(())
 }
 
-/// The cases by family and group, in the order in which each was first met.
-fn grouped(cases: Vec<Case>) -> Vec<Vec<Case>> {
-    let mut groups: Vec<Vec<Case>> = Vec::new();
-    for case in cases {
-        let same = |g: &&mut Vec<Case>| g[0].family == case.family && g[0].group == case.group;
-        match groups.iter_mut().find(same) {
-            Some(group) => group.push(case),
-            None => groups.push(vec![case]),
-        }
-    }
-    groups
-}
-
-fn run_group(ctx: &Context, cases: &[Case]) -> Group {
+fn run_group(ctx: &Context, cases: &[Case]) -> (Tally, Duration) {
     let bar = progress(cases);
     let started = Instant::now();
-    let mut group = Group::default();
+    let mut tally = Tally::default();
     for case in cases {
-        match case.run(ctx) {
-            Ok(outcome) if outcome.elements == 0 => group.skipped += 1,
-            Ok(outcome) => {
-                group.passed += 1;
-                group.share = group.share.max(outcome.share);
-            }
-            Err(failure) => group.failures.push(format!("{}: {failure}", case.name)),
-        }
+        tally.add(case, case.run(ctx));
         bar.inc(1);
     }
     bar.finish_and_clear();
-    group.time = started.elapsed();
-    group
+    (tally, started.elapsed())
 }
 
 fn progress(cases: &[Case]) -> ProgressBar {
@@ -123,22 +87,17 @@ fn progress(cases: &[Case]) -> ProgressBar {
     bar
 }
 
-fn report(family: &str, name: &str, group: &Group) -> Result<()> {
+fn report(family: &str, name: &str, tally: &Tally, time: Duration) -> Result<()> {
     let mut out = stdout().lock();
-    let verdict = match (group.passed, group.failures.len()) {
-        (0, 0) => "skip",
-        (_, 0) => "ok",
-        _ => "FAILED",
-    };
     let label = format!("{family} {name}");
-    let (passed, failed) = (group.passed, group.failures.len());
+    let (verdict, passed, failed) = (tally.verdict(), tally.passed, tally.failures.len());
     writeln!(
         out,
         "{verdict:<6} {label:<40} {passed:>4} passed {failed:>3} failed  worst {:.2} of the bound  {:.2} s",
-        group.share,
-        group.time.as_secs_f64()
+        tally.share,
+        time.as_secs_f64()
     )?;
-    for failure in &group.failures {
+    for failure in &tally.failures {
         writeln!(out, "       {failure}")?;
     }
     // A reader of a pipe sees each group when it is done.

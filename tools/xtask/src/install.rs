@@ -184,14 +184,14 @@ pub fn install_plan(system: &SystemKind, privilege: Privilege) -> Plan {
             format!(
                 "This is not root and there is no sudo here (minimal container images have none).\n\
                  As root, run:\n  apt-get update && {}",
-                apt_install().join(" ")
+                apt_install(&APT_PACKAGES).join(" ")
             )
         }
         SystemKind::Apt => {
             // One broken third-party source makes an update fail while the packages are there all the same.
             return Plan::Run(vec![
                 step(privilege, &["apt-get", "update"].map(String::from), OnFailure::GoOn),
-                step(privilege, &apt_install(), OnFailure::Stop),
+                step(privilege, &apt_install(&APT_PACKAGES), OnFailure::Stop),
             ]);
         }
         SystemKind::Fedora => by_hand("sudo dnf install vulkan-loader mesa-vulkan-drivers"),
@@ -218,7 +218,7 @@ pub fn install_plan(system: &SystemKind, privilege: Privilege) -> Plan {
 }
 
 /// The install command, without what makes it root's.
-fn apt_install() -> Vec<String> {
+fn apt_install(packages: &[&str]) -> Vec<String> {
     // The time-out waits for a lock that another apt holds: a new Ubuntu upgrades itself in the background.
     let options = [
         "apt-get",
@@ -230,7 +230,7 @@ fn apt_install() -> Vec<String> {
     ];
     options
         .into_iter()
-        .chain(APT_PACKAGES)
+        .chain(packages.iter().copied())
         .map(String::from)
         .collect()
 }
@@ -250,6 +250,25 @@ fn step(privilege: Privilege, command: &[String], on_failure: OnFailure) -> Step
         argv: words.chain(command.iter().cloned()).collect(),
         on_failure,
     }
+}
+
+/// Installs Debian's packages.
+///
+/// # Errors
+/// Where this system has no apt, this process may not use it, or it fails.
+pub fn packages(names: &[&str]) -> Result<()> {
+    let system = SystemKind::of(std::env::consts::OS, &OsRelease::read());
+    let privilege = Privilege::of_this_process();
+    let line = apt_install(names);
+    if system != SystemKind::Apt || privilege == Privilege::Nothing {
+        bail!("install by hand what Debian calls {}", names.join(" and "));
+    }
+    let update = ["apt-get", "update"].map(String::from);
+    let steps = [
+        step(privilege, &update, OnFailure::GoOn),
+        step(privilege, &line, OnFailure::Stop),
+    ];
+    run(&steps).map_err(anyhow::Error::msg)
 }
 
 /// Finds a usable adapter, after installing a software driver if it takes that, and prints what it found.
@@ -357,7 +376,7 @@ fn run(steps: &[Step]) -> Result<(), String> {
 fn failure_message(failed: &[String], steps: &[Step]) -> String {
     let lines: Vec<String> = steps.iter().map(Step::line).collect();
     format!(
-        "no usable adapter, and installing one failed:\n{}\nTheir own messages are above. Once what they name is mended \
+        "installing failed:\n{}\nTheir own messages are above. Once what they name is mended \
          (network, package sources, rights), run by hand:\n  {}\nthen this command again.",
         failed.join("\n"),
         lines.join("\n  ")

@@ -1,12 +1,16 @@
 //! Project tasks: `cargo xtask demo` and `cargo xtask test`, which work on a machine with nothing but a Rust
-//! toolchain, and `cargo xtask ensure-adapter`, which both of them begin with.
+//! toolchain, `cargo xtask ensure-adapter`, which both of them begin with, `cargo xtask matrix`, the correctness matrix
+//! on every implementation that this system has, and `cargo xtask web`, the page.
 //!
-//! The way through the files: [`tasks`] is what a person asks for, [`adapter`] finds out whether there is anything
-//! to run kernels on, [`install`] says (as data) what to do where there is not, and does it.
+//! The way through the files: [`tasks`] is what a person asks for, [`matrix`] and [`web`] too, [`adapter`] finds out
+//! whether there is anything to run kernels on, [`install`] says (as data) what to do where there is not, and does it.
 
 mod adapter;
 mod install;
+mod matrix;
+mod serve;
 mod tasks;
+mod web;
 
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -52,6 +56,12 @@ enum Task {
         )]
         args: Vec<OsString>,
     },
+    /// Run the correctness matrix on the implementations of WebGPU that this system can have, and write the README's table
+    ///
+    /// Installs software drivers where it may. What a column's programs printed goes to benches/record/matrix.
+    Matrix(matrix::Matrix),
+    /// Build the page (target/web), which runs the library in a browser
+    Web(web::Web),
     /// Find an adapter (a GPU, or a driver that runs on the CPU); install a software driver where none is found
     EnsureAdapter,
     /// List the adapters that this process sees: what the other tasks run in a process of its own
@@ -64,6 +74,8 @@ fn main() -> ExitCode {
     let result = match cli.task {
         Task::Demo { args } => tasks::demo(&args),
         Task::Test { args } => tasks::test(&args),
+        Task::Matrix(matrix) => matrix.run(),
+        Task::Web(web) => web.run(),
         Task::EnsureAdapter => install::ensure_adapter(),
         Task::ProbeAdapter => {
             print!("{}", adapter::look());

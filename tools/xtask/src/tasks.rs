@@ -111,26 +111,29 @@ fn test_args(passed: &[OsString]) -> Vec<OsString> {
 }
 
 /// A `cargo` of the toolchain that runs this program, on this repository wherever the person stands in it.
-fn cargo(subcommand: &str) -> Command {
-    // Cargo sets both for a program that it runs.
+pub fn cargo(subcommand: &str) -> Command {
+    // Cargo sets it for a program that it runs.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let here =
-        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    let root = Path::new(&here)
-        .ancestors()
-        .nth(2)
-        .unwrap_or(Path::new("."));
     let mut command = Command::new(cargo);
     command
         .arg(subcommand)
         .arg("--manifest-path")
-        .arg(root.join("Cargo.toml"));
+        .arg(root().join("Cargo.toml"));
     quieten(&mut command);
     command
 }
 
+/// The repository's folder.
+pub fn root() -> PathBuf {
+    // Cargo sets it for a program that it runs.
+    let here =
+        std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let here = PathBuf::from(here);
+    here.ancestors().nth(2).map_or(here.clone(), Path::to_owned)
+}
+
 /// Shows a command, runs it to its end, and fails as it does.
-fn finish(command: &mut Command) -> Result<()> {
+pub fn finish(command: &mut Command) -> Result<()> {
     // By its name, as a person types it: the path is long and says nothing.
     let name = Path::new(command.get_program())
         .file_stem()

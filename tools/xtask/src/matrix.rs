@@ -1,0 +1,359 @@
+//! The correctness matrix on every implementation of WebGPU's shaders that this system can have, a column each.
+//!
+//! A column's programs print into `benches/record/matrix/<column>.txt`: one run of `flashwave verify` a family, under a
+//! time limit. The README's table is made of all such files, so that columns of other machines (a card) stay in it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::install;
+use crate::tasks::{cargo, finish, root};
+
+/// An implementation that `flashwave verify` runs on.
+struct Column {
+    /// The name of its record.
+    name: &'static str,
+    /// What the table calls it.
+    title: &'static str,
+    /// Debian's packages of it.
+    packages: &'static [&'static str],
+    /// What makes the programs choose it.
+    environment: &'static [(&'static str, &'static str)],
+    /// Options of `flashwave`.
+    options: &'static [&'static str],
+    /// A file without which it is not there.
+    file: Option<&'static str>,
+}
+
+const LAVAPIPE: &str = "/usr/share/vulkan/icd.d/lvp_icd.x86_64.json";
+const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
+const MESA: &[&str] = &["libvulkan1", "mesa-vulkan-drivers"];
+
+const COLUMNS: &[Column] = &[
+    Column {
+        name: "lavapipe",
+        title: "lavapipe, subgroups of 8",
+        packages: MESA,
+        environment: &[
+            ("VK_DRIVER_FILES", LAVAPIPE),
+            ("FLASHWAVE_BACKEND", "vulkan"),
+        ],
+        options: &[],
+        file: Some(LAVAPIPE),
+    },
+    Column {
+        name: "lavapipe-portable",
+        title: "lavapipe, portable tier, shaders that check bounds",
+        packages: MESA,
+        environment: &[
+            ("VK_DRIVER_FILES", LAVAPIPE),
+            ("FLASHWAVE_BACKEND", "vulkan"),
+        ],
+        options: &["--portable", "--checks", "on"],
+        file: Some(LAVAPIPE),
+    },
+    Column {
+        name: "swiftshader",
+        title: "SwiftShader, subgroups of 4",
+        packages: &["libvulkan1", "chromium"],
+        environment: &[
+            ("VK_DRIVER_FILES", SWIFTSHADER),
+            ("FLASHWAVE_BACKEND", "vulkan"),
+        ],
+        options: &[],
+        file: Some(SWIFTSHADER),
+    },
+    Column {
+        name: "gl",
+        title: "OpenGL (GLSL) on llvmpipe, no subgroups",
+        packages: &["libegl1", "libgles2", "libgl1-mesa-dri"],
+        environment: &[("EGL_PLATFORM", "surfaceless"), ("FLASHWAVE_BACKEND", "gl")],
+        options: &[],
+        file: None,
+    },
+];
+
+/// The browser's column, which `cargo xtask web --test` fills.
+const CHROMIUM: (&str, &str) = (
+    "chromium",
+    "Chromium (Tint) on SwiftShader, as a page, no subgroups",
+);
+
+/// Options of `cargo xtask matrix`.
+#[derive(Args)]
+pub struct Matrix {
+    /// Only these columns, comma-separated: lavapipe, lavapipe-portable, swiftshader, gl, chromium
+    #[arg(long, value_delimiter = ',')]
+    columns: Vec<String>,
+    /// One case a group
+    #[arg(long)]
+    quick: bool,
+    /// Seconds that a family of kernels may take on a column
+    #[arg(long, default_value_t = 600)]
+    limit: u64,
+    /// Only write the README's table again, of the records that are there
+    #[arg(long, conflicts_with_all = ["columns", "quick"])]
+    table: bool,
+}
+
+impl Matrix {
+    /// Runs the columns, writes their records and the table.
+    ///
+    /// # Errors
+    /// Where a column's name is unknown, programs cannot be built, a case fails or a family takes too long.
+    pub fn run(&self) -> Result<()> {
+        let names = COLUMNS.iter().map(|c| c.name).chain([CHROMIUM.0]);
+        let names: Vec<&str> = names.collect();
+        if let Some(odd) = self.columns.iter().find(|c| !names.contains(&c.as_str())) {
+            bail!("--columns: {odd}; allowed: {}", names.join(", "));
+        }
+        let wanted = |name: &str| self.columns.is_empty() || self.columns.iter().any(|c| c == name);
+        let mut failed = Vec::new();
+        if !self.table {
+            finish(cargo("build").args(["--bin", "flashwave"]))?;
+            for column in COLUMNS.iter().filter(|c| wanted(c.name)) {
+                match column.missing() {
+                    Some(reason) => eprintln!("{} skipped: {reason}", column.name),
+                    None => column.run(self)?,
+                }
+            }
+            if wanted(CHROMIUM.0) {
+                let tested = crate::web::build().and_then(|page| {
+                    let record = record(CHROMIUM.0);
+                    let effort = if self.quick { "--quick" } else { "--all" };
+                    crate::web::test(&page, &[effort, "--record", &record.to_string_lossy()])
+                });
+                if let Err(error) = tested {
+                    eprintln!("chromium: {error:#}");
+                    failed.push(CHROMIUM.0);
+                }
+            }
+        }
+        let titles = COLUMNS.iter().map(|c| (c.name, c.title)).chain([CHROMIUM]);
+        let table = table(&titles.collect::<Vec<_>>())?;
+        print!("{table}");
+        write_readme(&root().join("README.md"), &table)?;
+        for name in names.iter().filter(|n| wanted(n)) {
+            let counts = Counts::read(&record(name)).unwrap_or_default();
+            if counts.failed + counts.unfinished.len() > 0 {
+                failed.push(name);
+            }
+        }
+        failed.dedup();
+        match failed.is_empty() {
+            true => Ok(()),
+            false => bail!("failed cases on: {}", failed.join(", ")),
+        }
+    }
+}
+
+impl Column {
+    /// Why this system cannot run it, after installing what it takes.
+    fn missing(&self) -> Option<String> {
+        if !cfg!(target_os = "linux") {
+            return Some("a column of Linux".into());
+        }
+        let there = || self.file.is_none_or(|f| Path::new(f).is_file());
+        if !there() {
+            if let Err(error) = install::packages(self.packages) {
+                return Some(format!("{error:#}"));
+            }
+            if !there() {
+                return Some(format!("{} is missing", self.file.unwrap_or_default()));
+            }
+        }
+        let adapters = self.flashwave(&["devices"]).output();
+        match adapters {
+            Ok(output) if output.status.success() => None,
+            Ok(output) => Some(String::from_utf8_lossy(&output.stderr).into_owned()),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    fn flashwave(&self, arguments: &[&str]) -> Command {
+        let target = std::env::var_os("CARGO_TARGET_DIR");
+        let target = target.map_or_else(|| root().join("target"), PathBuf::from);
+        let mut command = Command::new(target.join("debug/flashwave"));
+        command
+            .args(self.options)
+            .args(arguments)
+            .envs(self.environment.iter().copied())
+            .env("RUST_LOG", "error")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, matrix: &Matrix) -> Result<()> {
+        let path = record(self.name);
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        let mut record = String::new();
+        for family in kernels() {
+            eprintln!("{}: {family}", self.name);
+            let mut arguments = vec!["verify", &family];
+            arguments.extend(matrix.quick.then_some("--quick"));
+            let part = path.with_extension("part");
+            let mut child = self
+                .flashwave(&arguments)
+                .stdout(File::create(&part)?)
+                .stderr(Stdio::null())
+                .spawn()
+                .context("cannot start flashwave")?;
+            let end = Instant::now() + Duration::from_secs(matrix.limit);
+            let ended = loop {
+                match child.try_wait()? {
+                    Some(status) => break Some(status),
+                    None if Instant::now() > end => break None,
+                    None => std::thread::sleep(Duration::from_millis(50)),
+                }
+            };
+            record += &fs::read_to_string(&part)?;
+            if ended.is_none() {
+                child.kill()?;
+                child.wait()?;
+                writeln!(record, "UNFINISHED {family}: after {} s", matrix.limit)?;
+            } else if ended.is_some_and(|status| !matches!(status.code(), Some(0 | 1))) {
+                writeln!(record, "UNFINISHED {family}: the program crashed")?;
+            }
+            fs::remove_file(&part)?;
+            fs::write(&path, &record)?;
+        }
+        Ok(())
+    }
+}
+
+/// Families of kernels, which are the modules of cases.
+fn kernels() -> Vec<String> {
+    let list = include_str!("../../../kernels-tests/src/cases/mod.rs");
+    let names = list.lines().filter_map(|line| {
+        let name = line.trim().strip_prefix("name: \"")?;
+        name.strip_suffix("\",")
+    });
+    names.map(String::from).collect()
+}
+
+fn record(column: &str) -> PathBuf {
+    let name = format!("benches/record/matrix/{column}.txt");
+    root().join(name)
+}
+
+/// What a record comes to.
+#[derive(Debug, Default, PartialEq)]
+struct Counts {
+    adapter: String,
+    passed: usize,
+    failed: usize,
+    skipped: BTreeMap<String, usize>,
+    unfinished: Vec<String>,
+}
+
+impl Counts {
+    fn read(path: &Path) -> Option<Self> {
+        Some(Self::parse(&fs::read_to_string(path).ok()?))
+    }
+
+    /// Adds up what `flashwave verify` printed, run after run.
+    fn parse(text: &str) -> Self {
+        let mut counts = Self::default();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let number = |i: usize| words.get(i).and_then(|w| w.parse::<usize>().ok());
+            match words[..] {
+                ["adapter:", ..] => counts.adapter = line["adapter:".len()..].trim().into(),
+                ["UNFINISHED", family, ..] => {
+                    counts.unfinished.push(family.trim_end_matches(':').into());
+                }
+                // The sum of a run; a group's line begins with a verdict.
+                [_, "passed,", _, "failed"] => {}
+                [_, "skipped:", ..] => {
+                    let what = line.split_once(": ").map_or("", |(_, what)| what);
+                    *counts.skipped.entry(what.into()).or_default() += number(0).unwrap_or(0);
+                }
+                ["ok" | "FAILED" | "skip", ..] if !line.starts_with(' ') => {
+                    let before = |word| words.iter().position(|w| *w == word);
+                    let count = |word| before(word).and_then(|i| number(i.checked_sub(1)?));
+                    counts.passed += count("passed").unwrap_or(0);
+                    counts.failed += count("failed").unwrap_or(0);
+                }
+                _ => {}
+            }
+        }
+        counts
+    }
+}
+
+/// The table of all records.
+fn table(titles: &[(&str, &str)]) -> Result<String> {
+    let mut table =
+        "| implementation | adapter | passed | failed | skipped, for want of |\n| --- | --- | --- | --- | --- |\n"
+            .to_string();
+    for (name, title) in titles {
+        let Some(counts) = Counts::read(&record(name)) else {
+            continue;
+        };
+        let skipped = counts
+            .skipped
+            .iter()
+            .map(|(what, n)| format!("{n}: {what}"));
+        let mut notes: Vec<String> = skipped.collect();
+        if !counts.unfinished.is_empty() {
+            notes.push(format!("not finished: {}", counts.unfinished.join(", ")));
+        }
+        let (passed, failed) = (counts.passed, counts.failed);
+        let notes = notes.join("; ");
+        writeln!(
+            table,
+            "| {title} | {} | {passed} | {failed} | {notes} |",
+            counts.adapter
+        )?;
+    }
+    Ok(table)
+}
+
+const BEGIN: &str = "<!-- matrix: written by `cargo xtask matrix` -->\n";
+const END: &str = "<!-- matrix: end -->\n";
+
+/// Puts the table between its marks.
+fn write_readme(path: &Path, table: &str) -> Result<()> {
+    let text = fs::read_to_string(path)?;
+    let marked = text.split_once(BEGIN).zip(text.split_once(END));
+    let Some(((before, _), (_, after))) = marked else {
+        bail!("{}: the marks of the table are missing", path.display());
+    };
+    fs::write(path, format!("{before}{BEGIN}{table}{END}{after}"))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_added_up() {
+        let counts = Counts::parse(
+            "adapter: a card (vulkan, Discrete)\ntiers: portable\n\
+             ok     gemm plain    12 passed   0 failed  worst 0.50 of the bound  1.00 s\n\
+             skip   gemm cooperative    0 passed   0 failed  worst 0.00 of the bound  0.00 s\n\
+             FAILED norm rms    3 passed   1 failed  worst 0.50 of the bound  1.00 s\n       \
+             ok: error 1 (2 passed, 3 failed)\n\
+             2 skipped: cooperative matrices\n15 passed, 1 failed\n\
+             1 skipped: cooperative matrices\nUNFINISHED fft: after 60 s\n",
+        );
+        assert_eq!([counts.passed, counts.failed], [15, 1]);
+        assert_eq!(counts.adapter, "a card (vulkan, Discrete)");
+        assert_eq!(counts.skipped["cooperative matrices"], 3);
+        assert_eq!(counts.unfinished, ["fft"]);
+    }
+
+    #[test]
+    fn all_families_are_run() {
+        assert!(kernels().len() > 15);
+        assert!(kernels().contains(&"sparse_attention".into()));
+    }
+}

@@ -137,20 +137,25 @@ struct Visits {
     count: u32,
 }
 
-fn visits() -> Visits {
+// Of so many keys, or of a line's entries: uniform, as barriers depend on it.
+#if TILES == "listed"
+fn visits(entries: vec2<u32>) -> Visits {
+#else
+fn visits(length: u32) -> Visits {
+#endif
     #if TILES == "listed"
-    return Visits(0u, 0u, (line_entries.y - line_entries.x) / 2u * ${BLOCK}u);
+    return Visits(0u, 0u, (entries.y - entries.x) / 2u * ${BLOCK}u);
     #elif SEEN == "band"
-    let end = seen_by(p.q_len - 1u).end;
-    let first = min(seen_by(0u).begin, end);
+    let end = seen_among(p.q_len - 1u, length).end;
+    let first = min(seen_among(0u, length).begin, end);
     let sinks = min((p.sinks + 3u) & ~3u, first);
     return Visits(sinks, first, sinks + end - first);
     #elif SEEN == "rows"
     // Between the first document's first key and the last one's end.
-    let first = seen_by(0u).first;
-    return Visits(0u, first, max(seen_by(p.q_len - 1u).end, first) - first);
+    let first = seen_among(0u, length).first;
+    return Visits(0u, first, max(seen_among(p.q_len - 1u, length).end, first) - first);
     #else
-    return Visits(0u, 0u, kv_length);
+    return Visits(0u, 0u, length);
     #endif
 }
 
@@ -246,7 +251,8 @@ fn main(
     let heads = lists[1] * ${SHARE}u;
     let first_query = max(line * ${BLOCK}u, first_query_row) - first_query_row;
     let queries = min((line + 1u) * ${BLOCK}u - first_query_row, p.q_len) - first_query;
-    line_entries = entries_of(first_head / ${SHARE}u * lists[0] + line);
+    let entries = entries_of(first_head / ${SHARE}u * lists[0] + line);
+    line_entries = entries;
     #else
     let row_tiles = (p.group * p.q_len + ${R - 1}u) / ${R}u;
     let alike = p.group;
@@ -270,11 +276,12 @@ fn main(
     let v_base = 0u;
     #endif
     #if PAGE in ["strided", "none"]
-    kv_length = p.kv_len;
+    let length = p.kv_len;
     #else
-    kv_length = min(table[batch], p.kv_len);
+    let length = min(table[batch], p.kv_len);
     #endif
-    let all = visits();
+    kv_length = length;
+    let all = visits(${"entries" if TILES == "listed" else "length"});
     let steps = (all.count + ${STEP - 1}u) / ${STEP}u;
     let split = (steps + p.splits - 1u) / p.splits * ${STEP}u;
     let begin = workgroup.x * split;

@@ -249,7 +249,7 @@ fn main(
             #if (i + 1) * WG > V_COPIES
             if e < ${V_COPIES}u {
             #endif
-            let at = (e * 2u) ^ (e / ${VC // 2}u & 6u);
+            let at = (e * 2u) ^ ((e / ${VC // 2}u) & 6u);
             let low = (v_${i}_0 & vec4<u32>(0xffffu)) | (v_${i}_1 << vec4<u32>(16u));
             let high = (v_${i}_0 >> vec4<u32>(16u)) | (v_${i}_1 & vec4<u32>(0xffff0000u));
             v_tile[at] = vec4<u32>(low.x, high.x, low.y, high.y);

@@ -113,14 +113,14 @@ struct Visits {
     count: u32,
 }
 
-fn visits() -> Visits {
+fn visits(length: u32) -> Visits {
     #if SEEN == "band"
-    let end = seen_by(p.q_len - 1u).end;
-    let first = min(seen_by(0u).begin, end) / 16u * 16u;
+    let end = seen_among(p.q_len - 1u, length).end;
+    let first = min(seen_among(0u, length).begin, end) / 16u * 16u;
     let sinks = min((p.sinks + 15u) & ~15u, first);
     return Visits(sinks, first, sinks + end - first);
     #else
-    return Visits(0u, 0u, kv_length);
+    return Visits(0u, 0u, length);
     #endif
 }
 
@@ -295,17 +295,18 @@ fn main(
     let first_of_tile = workgroup.y % row_tiles * ${TILE}u;
     let batch = workgroup.z;
     #if PAGE == "none"
-    kv_length = p.kv_len;
+    let length = p.kv_len;
     #else
-    kv_length = min(table[batch], p.kv_len);
+    let length = min(table[batch], p.kv_len);
     #endif
-    let all = visits();
+    kv_length = length;
+    let all = visits(length);
     let steps = (all.count + ${STEP - 1}u) / ${STEP}u;
     let split = (steps + p.splits - 1u) / p.splits * ${STEP}u;
     let begin = workgroup.x * split;
     let end = min(begin + split, all.count);
-    let top = seen_by(0u);
-    let bottom = seen_by(p.q_len - 1u);
+    let top = seen_among(0u, length);
+    let bottom = seen_among(p.q_len - 1u, length);
 
     // Rows past the last repeat it and are not stored.
     #for r in range(ROWS)

@@ -109,7 +109,7 @@ min(${index}, ${size} - 1u)
 
 <# Where a unit's vector of rows lies: spread over the banks by its quad. #>
 #macro place(quad, unit, block, width)
-(${quad} * 4u + ${unit}) * ${width // 4}u + ((${block}) ^ (${quad} * 2u & ${[width // 4 - 1, 7]|min}u))
+(${quad} * 4u + ${unit}) * ${width // 4}u + ((${block}) ^ ((${quad} * 2u) & ${[width // 4 - 1, 7]|min}u))
 #endmacro
 
 <# Four units of a block of four rows, as vectors of elements (f32), or as they are. #>

@@ -123,7 +123,10 @@ struct Seen {
 }
 
 // Those of query `row`. Neither begin, end nor first moves back from a row to the next.
-fn seen_by(row: u32) -> Seen {
+fn seen_by(row: u32) -> Seen { return seen_among(row, ${length}); }
+
+// The same of so many keys: uniform where they are, which a private variable never is.
+fn seen_among(row: u32, length: u32) -> Seen {
     #if seen == "rows"
     // Keys are counted from the start of the row's document.
     let document = documents[row];
@@ -132,12 +135,12 @@ fn seen_by(row: u32) -> Seen {
     let at = i32(row + document.z - first);
     #else
     let first = 0u;
-    let keys = i32(${length});
+    let keys = i32(length);
     // The last query stands at the last key.
     let at = i32(row) + keys - i32(p.q_len);
     #endif
     #if seen == "full"
-    return Seen(0u, ${length}, 0u, 0u, at);
+    return Seen(0u, length, 0u, 0u, at);
     #elif seen == "causal"
     return Seen(0u, u32(clamp(at + 1, 0, keys)), 0u, 0u, at);
     #else

@@ -66,6 +66,7 @@ alias MatrixB = vec4<u32>;
 alias Accumulator = array<f32, 8>;
 var<workgroup> emulated: array<vec4<u32>, 64>;
 var<private> emulated_lane: u32;
+var<workgroup> emulated_answer: u32;
 
 fn element(m: ptr<function, Accumulator>, i: u32) -> f32 { return (*m)[i]; }
 fn set_element(m: ptr<function, Accumulator>, i: u32, x: f32) { (*m)[i] = x; }
@@ -114,9 +115,13 @@ fn any_of_subgroup(b: bool) -> bool {
     workgroupBarrier();
     emulated[emulated_lane].x = u32(b);
     workgroupBarrier();
-    var any = 0u;
-    for (var i = 0u; i < 32u; i += 1u) { any |= emulated[i].x; }
-    return any != 0u;
+    if emulated_lane == 0u {
+        var any = 0u;
+        for (var i = 0u; i < 32u; i += 1u) { any |= emulated[i].x; }
+        emulated_answer = any;
+    }
+    // Uniform, as barriers depend on it.
+    return workgroupUniformLoad(&emulated_answer) != 0u;
 }
 fn largest_of_subgroup(x: u32) -> u32 {
     workgroupBarrier();

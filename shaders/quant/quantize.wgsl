@@ -95,7 +95,7 @@ fn nearest(v: f32, scale: f32) -> u32 {
 #set NOTHING = 0
 fn level(code: u32) -> f32 {
     let subnormal = f32(code) * ${2.0 ** (1 - BIAS - FRACTION)};
-    let normal = bitcast<f32>(((code >> ${FRACTION}u) + ${127 - BIAS}u) << 23u | ((code & ${2 ** FRACTION - 1}u) << ${23 - FRACTION}u));
+    let normal = bitcast<f32>((((code >> ${FRACTION}u) + ${127 - BIAS}u) << 23u) | ((code & ${2 ** FRACTION - 1}u) << ${23 - FRACTION}u));
     return select(normal, subnormal, code < ${2 ** FRACTION}u);
 }
 fn middle(code: u32, scale: f32) -> f32 { return 0.5 * (level(code) + level(code + 1u)) * scale; }

@@ -4,8 +4,8 @@ use flashwave::DType::{BF16, F16, F32, I8, U32};
 use flashwave::kernels::elementwise::Activation;
 use flashwave::kernels::gemm::{Gating, Residual};
 use flashwave::kernels::mlp::{
-    BINS, Histogram, InputTuning, Keep, NeuronTuning, SparseLinear, SparseLinearArgs, SparseMlp,
-    SparseMlpArgs,
+    BINS, Histogram, InputTuning, Keep, NeuronTuning, Predictor, SparseLinear, SparseLinearArgs,
+    SparseMlp, SparseMlpArgs, StagedMlpArgs,
 };
 use flashwave::reference::Real;
 use flashwave::reference::gemm::{Order, gate, rms_normed};
@@ -623,6 +623,34 @@ fn nan(ctx: &Context) -> Result<Outcome, Failure> {
     check_equal(&shows, &[true; 12])
 }
 
+/// A planted predictor: its scores are the gates themselves, so with a ReLU what it lists is what fires.
+fn predicted(ctx: &Context, rows: usize) -> Result<Outcome, Failure> {
+    let (n, k) = (150, 24);
+    let mut random = Random::new(Case::seed("predictor"));
+    let x = random.normals(rows * k, F32);
+    let gate = random.normals(n * k, F32);
+    let eye: Vec<f32> = (0..k * k).map(|i| f32::from(i % (k + 1) == 0)).collect();
+    let mut scores = vec![vec![0.0f64; n]; rows];
+    for (row, scores) in x.chunks(k).zip(&mut scores) {
+        for (score, weights) in scores.iter_mut().zip(gate.chunks(k)) {
+            *score = (row.iter().zip(weights))
+                .map(|(&x, &w)| f64::from(x * w))
+                .sum();
+        }
+    }
+    let t = threshold(&scores.concat(), Passing::Percent(30));
+    let fires = |i: usize| scores.iter().any(|s| s[i] > f64::from(t));
+    let expected: Vec<u32> = (0..n as u32).filter(|&i| fires(i as usize)).collect();
+    let x = Tensor::from_slice(ctx, &x, [rows, k])?;
+    let gate = Tensor::from_slice(ctx, &gate, [n, k])?;
+    let predictor = Predictor::new(Tensor::from_slice(ctx, &eye, [k, k])?, gate, t)?;
+    let to = predictor.memory(ctx, rows)?;
+    ctx.record(|pass| predictor.run(pass, &x, None, &to))?;
+    let listed = to.listed.to_vec::<u32>()?;
+    let count = expected.len();
+    check_equal(&listed[..=count], &[vec![count as u32], expected].concat())
+}
+
 /// The correctness matrix.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -647,6 +675,11 @@ pub fn cases() -> Vec<Case> {
     for with_b in [false, true] {
         let name = format!("two operands: {with_b}");
         cases.push(Case::new("mlp", "keep", name, move |ctx| kept(ctx, with_b)));
+    }
+    for rows in [1, 3] {
+        let name = format!("{rows} rows");
+        let run = move |ctx: &Context| predicted(ctx, rows);
+        cases.push(Case::new("mlp", "predictor", name, run));
     }
     cases.push(Case::new("mlp", "histogram", "histogram", counted));
     cases.push(Case::new("mlp", "nan", "nan", nan));
@@ -726,6 +759,27 @@ fn planned(caps: &Capabilities) -> Result<Vec<Launch>> {
         };
         launches.push(keep.plan(caps, &x, None, &y)?);
         launches.push(keep.plan(caps, &x, Some(&x), &y)?);
+        let scores = layout(F32, &[m, n])?;
+        launches.push(Predictor::plan_list(caps, &scores, 0.5)?);
+        if tw != I8 {
+            let (slots, places) = (layout(tw, &[16, 2 * k])?, layout(U32, &[n])?);
+            let staged = StagedMlpArgs {
+                x: &x,
+                gate: &gate,
+                activations: &scores,
+                pairs: &slots,
+                places: &places,
+                norm: Some((&norm, 1e-5)),
+                residual: Residual::InOut,
+                out: &y,
+            };
+            let op = SparseMlp {
+                activation: Activation::Silu,
+                threshold: 0.1,
+            };
+            launches.push(op.plan_gates(caps, &staged)?);
+            launches.extend(op.plan_rest(caps, &staged, 0..n)?.launches().cloned());
+        }
         launches.push(Histogram::plan(
             caps,
             Activation::Silu,

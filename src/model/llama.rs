@@ -666,7 +666,6 @@ impl Session {
                 })
                 .transpose()?,
         };
-        drop(offloaded);
         let cache = KvCache::new(&ctx, &c, capacity, kv, chunk)?;
         let rope = RopeTable::new(&ctx, &c.rope, c.head_dim, capacity)?;
         Ok(Self {

@@ -651,6 +651,57 @@ fn predicted(ctx: &Context, rows: usize) -> Result<Outcome, Failure> {
     check_equal(&listed[..=count], &[vec![count as u32], expected].concat())
 }
 
+/// In pieces, with the neurons in slots of another order, the result is that of the whole to the bit.
+fn staged(ctx: &Context, dtype: DType, rows: usize) -> Result<Outcome, Failure> {
+    let (n, k) = (150, 72);
+    let mut random = Random::new(Case::seed("staged"));
+    let size = 1.0 / (k as f64).sqrt();
+    let x = Tensor::from_f32(ctx, F32, &random.normals(rows * k, F32), [rows, k])?;
+    let norm = Tensor::from_f32(ctx, F32, &random.normals(k, F32), [k])?;
+    let gate = random.scaled_normals(n * k, dtype, size);
+    let gate = Tensor::from_f32(ctx, dtype, &gate, [n, k])?;
+    let bundles = random.scaled_normals(2 * n * k, dtype, size);
+    let pairs = Tensor::from_f32(ctx, dtype, &bundles, [n, 2 * k])?;
+    // 7 and 150 have no common divisor.
+    let places: Vec<u32> = (0..n as u32).map(|i| (7 * i + 3) % n as u32).collect();
+    let mut moved = vec![0.0; bundles.len()];
+    for (&place, bundle) in places.iter().zip(bundles.chunks(2 * k)) {
+        moved[place as usize * 2 * k..][..2 * k].copy_from_slice(bundle);
+    }
+    let (whole, pieces) = (
+        poisoned(ctx, F32, [rows, k])?,
+        poisoned(ctx, F32, [rows, k])?,
+    );
+    let op = SparseMlp {
+        activation: Activation::Silu,
+        threshold: 0.2,
+    };
+    let args = SparseMlpArgs {
+        norm: Some((&norm, 1e-5)),
+        ..SparseMlpArgs::new(&x, &gate, &pairs, &whole)
+    };
+    let parts = StagedMlpArgs {
+        x: &x,
+        gate: &gate,
+        activations: &poisoned(ctx, F32, [rows, n])?,
+        pairs: &Tensor::from_f32(ctx, dtype, &moved, [n, 2 * k])?,
+        places: &Tensor::from_slice(ctx, &places, [n])?,
+        norm: Some((&norm, 1e-5)),
+        residual: Residual::None,
+        out: &pieces,
+    };
+    let len = op.partial_len(ctx.capabilities(), &parts.layouts())?;
+    let partial = poisoned(ctx, F32, [len])?;
+    ctx.record(|pass| {
+        op.run(pass, &args)?;
+        op.run_gates(pass, &parts)?;
+        [0..40, 40..41, 41..n]
+            .into_iter()
+            .try_for_each(|range| op.run_rest(pass, &parts, range, &partial))
+    })?;
+    check_equal(&pieces.to_f32_vec()?, &whole.to_f32_vec()?)
+}
+
 /// The correctness matrix.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -675,6 +726,11 @@ pub fn cases() -> Vec<Case> {
     for with_b in [false, true] {
         let name = format!("two operands: {with_b}");
         cases.push(Case::new("mlp", "keep", name, move |ctx| kept(ctx, with_b)));
+    }
+    for (dtype, rows) in [(F32, 1), (F16, 1), (BF16, 3)] {
+        let name = format!("{dtype} {rows} rows");
+        let run = move |ctx: &Context| staged(ctx, dtype, rows);
+        cases.push(Case::new("mlp", "staged", name, run));
     }
     for rows in [1, 3] {
         let name = format!("{rows} rows");

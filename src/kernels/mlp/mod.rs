@@ -200,16 +200,11 @@ struct Sum {
 impl Sum {
     fn plan(&self, caps: &Capabilities, out: &Output<'_>) -> Result<Launch> {
         // 128 bytes of a row of partial sums an access; as many teams as there is work for.
-        let env = |name: &str, usual: usize| {
-            std::env::var(name)
-                .ok()
-                .and_then(|v| v.parse().ok())
-                .unwrap_or(usual)
-        };
-        let lanes: usize = env("FW_SUM_L", 8);
-        let most = env("FW_SUM_TEAMS", 32);
-        let teams = self.parts.div_ceil(4).next_power_of_two().clamp(4, most);
-        let ahead = self.parts.div_ceil(teams).min(env("FW_SUM_AHEAD", 4));
+        const LANES: usize = 8;
+        const TEAMS: usize = 32;
+        const AHEAD: usize = 4;
+        let teams = (self.parts.div_ceil(4).next_power_of_two()).clamp(4, TEAMS);
+        let ahead = self.parts.div_ceil(teams).min(AHEAD);
         let [residual_offset, residual_stride] = out.residual_at();
         let params = SumParams {
             n: out.y.cols as u32,
@@ -228,10 +223,10 @@ impl Sum {
             .with("F", self.activation.name())
             .with("GATED", self.gating.constant())
             .with("VEC", out.vec())
-            .with("L", lanes as u32)
+            .with("L", LANES as u32)
             .with("AHEAD", ahead as u32)
-            .with("WG", (lanes * teams) as u32);
-        let grid = [out.y.cols.div_ceil(4 * lanes), 1, out.y.rows];
+            .with("WG", (LANES * teams) as u32);
+        let grid = [out.y.cols.div_ceil(4 * LANES), 1, out.y.rows];
         Launch::new(caps, recipe, grid, &params)
     }
 }

@@ -232,12 +232,6 @@ impl Tensor {
         Ok(bytemuck::pod_collect_to_vec(&self.to_bytes()?))
     }
 
-    /// The bytes of a contiguous tensor, waiting for the GPU.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        pollster::block_on(self.to_bytes_async())
-    }
-
     /// The elements in row-major order of a contiguous tensor.
     pub async fn to_vec_async<T: Element>(&self) -> Result<Vec<T>> {
         self.check_element::<T>()?;
@@ -274,13 +268,15 @@ impl Tensor {
         decode_f32(self.dtype(), &self.to_bytes_async().await?)
     }
 
+    /// The bytes of a contiguous tensor, waiting for the GPU.
     #[cfg(not(target_arch = "wasm32"))]
-    fn to_bytes(&self) -> Result<Vec<u8>> {
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
         pollster::block_on(self.to_bytes_async())
     }
 
+    /// The bytes of a contiguous tensor, within [`crate::replay`].
     #[cfg(target_arch = "wasm32")]
-    fn to_bytes(&self) -> Result<Vec<u8>> {
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
         crate::replay::bytes(self)
     }
 

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::fused::even_rounds;
 use super::operands::{Direction, Framing, Operands, Sequences};
 use super::{ConvArgs, FusedTuning, LongTuning};
 use crate::capabilities::Capabilities;
@@ -208,6 +209,7 @@ pub(super) fn rows(
         .div_ceil(part.channels * count)
         .max(part.transforms.div_ceil(rows.rounds as usize));
     let rounds = part.transforms.div_ceil(wanted.min(part.transforms));
+    let rounds = even_rounds(part.transforms, rounds);
     let groups = part.transforms.div_ceil(rounds);
     let workgroups = part.channels * count * groups;
     let forward = radix::forward_len(&radix::steps(&rows.steps()));

@@ -12,7 +12,7 @@ use flashwave::context::ShaderChecks;
 use flashwave::kernels::attention::MatrixUnits;
 use flashwave::kernels::fftconv::{
     Arithmetic, Boundary, ConvArgs, ConvStream, FftConv, FilterPlan, FusedTuning, Hold, LongTuning,
-    MonarchTuning, Pattern, Planes, Tuning, accumulate,
+    MonarchTuning, Passes, Pattern, Planes, Tuning, accumulate,
 };
 use flashwave::reference::fft::dft;
 use flashwave::reference::fftconv::{
@@ -601,11 +601,43 @@ pub fn cases() -> Vec<Case> {
     let long = |columns, width, rows, scratch| {
         Some(Tuning::Long(LongTuning {
             columns: one(columns, Planes::One),
+            passes: Passes::Three,
             width,
             rows: one(rows, Planes::Two),
             scratch,
         }))
     };
+    for (count, types) in [(2, [F32; 4]), (4, [F16, F32, F16, F16]), (8, [F32; 4])] {
+        let length = 256 * count;
+        let tuning = Some(Tuning::Long(LongTuning {
+            columns: FusedTuning {
+                radices: [count as u32, 1, 1, 1, 1],
+                each: 4 * count as u32,
+                ..one(16 * count, Planes::One)
+            },
+            passes: Passes::Two,
+            width: 16,
+            rows: one(256, Planes::One),
+            scratch: 3 * 8 * length as u64,
+        }));
+        for setup in [
+            Setup::new(causal, 2, 5, length),
+            Setup::new(causal, 5, 2, length - 27),
+            Setup::new(circular, 3, 2, length),
+            Setup {
+                taps: 70,
+                ..Setup::new(causal, 2, 2, 3 * length)
+            },
+        ] {
+            push(
+                "two passes",
+                Setup {
+                    tuning,
+                    ..setup.gated(types)
+                },
+            );
+        }
+    }
     for types in [[F32; 4], [F16, F32, F16, F16]] {
         let tuning = long(32, 8, 64, 3 * 8 * 2048);
         push(
@@ -796,7 +828,8 @@ pub fn cases() -> Vec<Case> {
         8 << 30,
     ));
     for (name, setup, limit) in sampled {
-        cases.push(Case::new("fftconv", "grid", name.clone(), move |ctx| {
+        let group = format!("grid {}", setup.length);
+        cases.push(Case::new("fftconv", group, name.clone(), move |ctx| {
             let large = ctx.capabilities().binding_bytes >= 1 << 30;
             match (large, limit) {
                 (false, _) if name != "small" => Ok(Outcome::default()),

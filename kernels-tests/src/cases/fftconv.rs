@@ -494,6 +494,26 @@ fn bounded(taps: usize) -> Result<Outcome, Failure> {
     })
 }
 
+/// Two passes over `count` rows of 256 points, three transforms at a time.
+fn two_passes(count: usize) -> Tuning {
+    let of = |points| {
+        FusedTuning::default_for(&Capabilities::webgpu_default(), points).expect("a tuning")
+    };
+    Tuning::Long(LongTuning {
+        columns: FusedTuning {
+            radices: [count as u32, 1, 1, 1, 1],
+            each: 4 * count as u32,
+            vec: 4,
+            side: 1,
+            ..of(256)
+        },
+        passes: Passes::Two,
+        width: 16,
+        rows: FusedTuning { side: 1, ..of(256) },
+        scratch: 3 * 8 * 256 * count as u64,
+    })
+}
+
 /// The correctness matrix.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -609,17 +629,7 @@ pub fn cases() -> Vec<Case> {
     };
     for (count, types) in [(2, [F32; 4]), (4, [F16, F32, F16, F16]), (8, [F32; 4])] {
         let length = 256 * count;
-        let tuning = Some(Tuning::Long(LongTuning {
-            columns: FusedTuning {
-                radices: [count as u32, 1, 1, 1, 1],
-                each: 4 * count as u32,
-                ..one(16 * count, Planes::One)
-            },
-            passes: Passes::Two,
-            width: 16,
-            rows: one(256, Planes::One),
-            scratch: 3 * 8 * length as u64,
-        }));
+        let tuning = Some(two_passes(count));
         for setup in [
             Setup::new(causal, 2, 5, length),
             Setup::new(causal, 5, 2, length - 27),
@@ -1001,6 +1011,16 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
                 launches.extend(found.expect("plans"));
             }
         }
+    }
+    for boundary in [Boundary::Causal, Boundary::Circular] {
+        let found = (|| {
+            let k = Layout::contiguous(F32, [5, 1024])?;
+            let conv = FftConv::new(boundary);
+            let plan = FilterPlan::new(caps, conv, &k, 1024, Some(two_passes(4)))?;
+            let u = Layout::contiguous(F32, [3, 5, 1024])?;
+            plan.convolution(caps, &ConvArgs::new(&u, &u))
+        })();
+        launches.extend(found.expect("plans").into_iter().map(|s| s.launch));
     }
     for length in [1024, 2048, 4096, 8192, 65536] {
         for (gates, pattern, played) in [

@@ -409,11 +409,6 @@ impl LongTuning {
 
     /// What the planner takes for transforms of `points` points.
     pub fn default_for(caps: &Capabilities, points: usize) -> Option<Self> {
-        if let Some(rows) = FusedTuning::default_for_f32(caps, 8192)
-            && let Some(tuning) = Self::two_passes(caps, points, rows, 512, 1 << 30)
-        {
-            return Some(tuning);
-        }
         // The winners on an H100 at 32768 and 1048576 points.
         let (row_points, first) = match points {
             0..=0x20000 => (2048, [8, 1024, 4]),

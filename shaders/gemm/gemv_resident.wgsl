@@ -11,6 +11,7 @@
 #import "lib/reduce.wgsl" as reduce
 #import "lib/quant.wgsl" as quant
 #import "lib/gemv.wgsl" as gemv
+#import "lib/fixed.wgsl" as fixed
 
 #set NORMED = NORM != "none"
 #set FACTOR = 2 if GATED == 1 else 1
@@ -18,6 +19,7 @@
 #set STEP = 128 // LOW
 #set Q = STEP // 4
 #set SHIFTED = ZERO in ["min", "negated_min"]
+#set INTEGERS = CODE in ["int2", "int4", "int8"]
 #set PARTS = STEP // GROUP if GROUP and GROUP < STEP else 1
 
 struct Params {
@@ -200,6 +202,14 @@ fn main(
         }
     }
     #endfor
+    #if INTEGERS
+    ${ fixed.digits("x" ~ s, LOW, PARTS) }
+    #if ZERO == "point"
+    #for g in range(PARTS)
+    let sum_x${s}_${g} = dot(vec4<f32>(1.0), ${ four_sum(s, g * Q // PARTS, (g + 1) * Q // PARTS) });
+    #endfor
+    #endif
+    #endif
     #if SHIFTED
     #for g in range(PARTS)
     let all${s}_${g} = dot(vec4<f32>(1.0), ${ four_sum(s, g * Q // PARTS, (g + 1) * Q // PARTS) });
@@ -224,6 +234,16 @@ fn main(
         #for s in range(SPAN)
         #for g in range(PARTS)
         {
+            #if INTEGERS
+            #for v in range(V)
+            ${ fixed.product("whole" ~ v, "l" ~ v ~ "_" ~ s, "x" ~ s, LOW, PARTS, g) }
+            #if ZERO == "point"
+            let part${v} = vec2<f32>(whole${v}, -${affine(v, s, g)}.shift * sum_x${s}_${g});
+            #else
+            let part${v} = vec2<f32>(whole${v}, 0.0);
+            #endif
+            #endfor
+            #else
             #for v in range(V)
             var part${v} = vec2<f32>();
             #endfor
@@ -235,6 +255,7 @@ fn main(
             }
             #endfor
             #endfor
+            #endif
             #for v in range(V)
             #if SHIFTED
             sum${v} = fma(${affine(v, s, g)}.shift, all${s}_${g}, sum${v});

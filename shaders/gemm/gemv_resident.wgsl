@@ -2,10 +2,17 @@
 //
 // A workgroup makes ROWS columns of y. Each invocation keeps its part of x in registers, the elements of SPAN units of W (16
 // bytes of codes each, WG units apart), and goes over the rows, R of them at a time: a load of 16 bytes, decoding,
-// multiply-adds, one scale a group, a sum over the subgroup. Sums of subgroups meet in workgroup memory, once, at the end.
+// multiply-adds, one scale a group. UNROLL 2: the next R rows are asked for before these are used. Integer codes meet x in fixed
+// point (lib/fixed.wgsl), others in f32.
+//
+// SUMS: "subgroup", a sum over the subgroup for every row, whose parts meet in workgroup memory at the end; "memory", all invocations'
+// sums in workgroup memory, added at the end.
 //
 // Where x came out of the caches for every few rows (gemv.wgsl), its loads were the bound: neighbours read 16 bytes each from
 // lines of their own, because a unit of W covers up to 64 elements of x. H100, 32768x8192: int8 98 us, int4 154 us that way.
+//
+// int4 in f32 with x in registers was bound by instructions: H200, the best of 24 to 42 tunings: 32768x8192 70.2 us (next ones to 75),
+// 4096x14336 21.5, 4096x4096 9.4; UNROLL and SUMS within 5%. x brought through workgroup memory in whole lines: 22.2 at 4096x14336.
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
 #import "lib/reduce.wgsl" as reduce

@@ -327,7 +327,7 @@ pub struct LongTuning {
     /// The transforms over rows.
     pub rows: FusedTuning,
     /// Bytes of memory between the passes, at most. What would stay in a cache is slower: dispatches of few workgroups wait for one
-    /// another (32768 points on an H200 6.1 ms with 32 MiB, 5.4 with 256).
+    /// another (32768 points on an H200 6.1 ms with 32 MiB, 5.4 with 256, 5.1 with 1024).
     pub scratch: u64,
 }
 
@@ -421,7 +421,7 @@ impl LongTuning {
         let wanted = [first, [16, 2048, 4], [16, 4096, 4]];
         wanted
             .into_iter()
-            .find_map(|columns| Self::of(caps, points, row_points, columns, 16, 256 << 20))
+            .find_map(|columns| Self::of(caps, points, row_points, columns, 16, 1 << 30))
     }
 
     /// Tunings worth timing for transforms of `points` points.

@@ -13,6 +13,7 @@
 //
 // int4 in f32 with x in registers was bound by instructions: H200, the best of 24 to 42 tunings: 32768x8192 70.2 us (next ones to 75),
 // 4096x14336 21.5, 4096x4096 9.4; UNROLL and SUMS within 5%. x brought through workgroup memory in whole lines: 22.2 at 4096x14336.
+// In fixed point: 52.3, 17.1, 9.1 (benches/record/nvidia-h200/2026-11-26-gemv-quant.txt).
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
 #import "lib/reduce.wgsl" as reduce

@@ -11,7 +11,7 @@ use super::quant::{QuantParams, constants};
 use crate::capabilities::{Capabilities, DeviceClass, ReduceTier};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Rows};
-use crate::quant::QuantLayout;
+use crate::quant::{Code, QuantLayout};
 use crate::recipe::{Constant, Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
@@ -371,13 +371,18 @@ impl Gemv {
             .map(|s| s.min)
             .filter(|&s| s >= 16 && caps.class != DeviceClass::Software);
         if let (Some(quant), Some(size)) = (&problem.quant, subgroup) {
-            // H100, 32768x8192, share of read: int4 64% with x in registers, 30% without, for its loads of x; bytes do well
-            // without (int8 89 to 94%, either way; E4M3 at 4096x14336 74%, and 41% with).
-            // A few hundred workgroups, in which a row of x is worth its loads.
-            let columns = (problem.y.cols / 512).clamp(4, 32) as u32;
-            let columns = 1 << columns.ilog2();
-            let most = if quant.unit() > 16 { 4 } else { 0 };
-            let found = (1..=most)
+            // H200, int4, us: 32768x8192 52.3 with 32 columns of 256 invocations (16: 61.1); 4096x14336 17.7 with 16 of 448, 24.8
+            // with 8 of 224; 12288x4096 16.4 with 16 of 128. int8: 4096x14336 20.2 with 16 of 448, two units each, where 26.4 was
+            // without x in registers (H100); 12288x4096 17.5 with 16 of 128. E4M3, H100, 4096x14336: 41% of read, 74% without.
+            // Of narrow matrices fewer, so that there are a few hundred workgroups.
+            let most = if problem.y.cols < 16384 { 16 } else { 32 };
+            let columns = 1 << (problem.y.cols / 256).clamp(4, most).ilog2();
+            let (least, most) = match quant.format.code {
+                Code::Int(8) => (2, 4),
+                _ if quant.unit() > 16 => (1, 4),
+                _ => (1, 0),
+            };
+            let found = (least..=most)
                 .filter_map(|span| {
                     Some(GemvTuning {
                         team: Team::Resident(Sums::Subgroup),
@@ -387,7 +392,7 @@ impl Gemv {
                         workgroup: resident(caps, quant, span)?,
                     })
                 })
-                .find(|t| t.workgroup <= 256 && self.check_tuning(caps, rows, normed, t).is_ok());
+                .find(|t| self.check_tuning(caps, rows, normed, t).is_ok());
             if let Some(tuning) = found {
                 return tuning;
             }

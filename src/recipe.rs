@@ -189,6 +189,12 @@ impl Params {
         }
     }
 
+    /// With another 32-bit value at this byte: what differs between layers that share a plan.
+    pub(crate) fn with_word(mut self, at: usize, word: u32) -> Self {
+        self.bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+        self
+    }
+
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len as usize]

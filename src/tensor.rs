@@ -230,6 +230,12 @@ impl Tensor {
         pollster::block_on(self.to_vec_async())
     }
 
+    /// The bytes of a contiguous tensor, waiting for the GPU.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        pollster::block_on(self.to_bytes_async())
+    }
+
     /// The elements in row-major order of a contiguous tensor.
     pub async fn to_vec_async<T: Element>(&self) -> Result<Vec<T>> {
         if T::DTYPE != self.dtype() {

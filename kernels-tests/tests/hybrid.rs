@@ -24,6 +24,7 @@ fn session(ctx: &Context, attention: Vec<LayerAttention>) -> flashwave::Result<S
         kv: Some(KvFormat::F32),
         activations: None,
         attention,
+        budget: None,
         sparsity: Vec::new(),
     };
     Llama::load_with(ctx, &weights, options, &mut |_| ())?.session(CAPACITY)

@@ -3,7 +3,7 @@
 
 use flashwave::kernels::elementwise::Activation;
 use flashwave::kernels::gemm::Residual;
-use flashwave::kernels::mlp::{Histogram, SparseMlp, SparseMlpArgs};
+use flashwave::kernels::mlp::{Histogram, Predictor, SparseMlp, SparseMlpArgs};
 use flashwave::model::{
     LayerSparsity, Llama, LlamaOptions, Sampling, SparseMethod, Thresholds, embedded,
 };
@@ -39,26 +39,6 @@ fn write(model: &Llama, tokens: usize) -> Vec<u32> {
         .collect()
 }
 
-/// Thresholds at a sparsity, counted on a text.
-fn calibrated(
-    model: &Llama,
-    text: &[u32],
-    method: SparseMethod,
-    sparsity: f64,
-) -> Vec<LayerSparsity> {
-    let mut session = model.session(text.len()).expect("a session");
-    session.observe().expect("observes");
-    session.feed_all(text).expect("feeds");
-    let counted = session.histograms().expect("finite");
-    let layer = |places: &Vec<Histogram>| {
-        let found = places
-            .iter()
-            .map(|h| h.threshold(sparsity).expect("a threshold"));
-        method.layer(&found.collect::<Vec<f32>>())
-    };
-    counted.iter().map(layer).collect()
-}
-
 #[test]
 fn at_zero_it_is_the_dense_model_and_sparse_it_still_writes_stories() {
     let ctx = context();
@@ -68,8 +48,7 @@ fn at_zero_it_is_the_dense_model_and_sparse_it_still_writes_stories() {
     for (method, sparsity) in [(SparseMethod::Cats, 0.5), (SparseMethod::Teal, 0.4)] {
         let exact = load(&ctx, layers(method));
         assert_eq!(write(&exact, 48), text, "{method:?}");
-        let found = calibrated(&exact, &text, method, sparsity);
-        let sparse = exact.with_sparsity(found).expect("thresholds");
+        let sparse = exact.calibrated(&text, sparsity).expect("thresholds");
         let story = write(&sparse, 40);
         let tokens = [vec![1], story].concat();
         let weights = embedded::weights().expect("opens");
@@ -90,9 +69,7 @@ fn a_prompt_and_its_tokens_one_by_one_are_the_same() {
     for method in METHODS {
         let exact = load(&ctx, layers(method));
         let text = [1, 20, 35, 50, 7, 90, 33, 12];
-        let sparse = exact
-            .with_sparsity(calibrated(&exact, &text, method, 0.5))
-            .expect("thresholds");
+        let sparse = exact.calibrated(&text, 0.5).expect("thresholds");
         let mut together = sparse.session(text.len()).expect("a session");
         let mut single = sparse.session(text.len()).expect("a session");
         let all = together
@@ -116,6 +93,102 @@ fn a_prompt_and_its_tokens_one_by_one_are_the_same() {
             .fold(0.0, f32::max);
         assert!(apart < 0.05 * largest, "{method:?}: {apart} of {largest}");
     }
+}
+
+/// The embedded model within a budget.
+fn within(ctx: &Context, sparsity: Vec<LayerSparsity>, budget: u64) -> flashwave::Result<Llama> {
+    let weights = embedded::weights().expect("opens");
+    let options = LlamaOptions {
+        sparsity,
+        budget: Some(budget),
+        ..LlamaOptions::default()
+    };
+    Llama::load_with(ctx, &weights, options, &mut |_| ())
+}
+
+#[test]
+fn what_is_over_the_budget_is_brought_in_and_changes_nothing() {
+    let ctx = context();
+    let exact = load(&ctx, layers(SparseMethod::Cats));
+    let text = write(&exact, 32);
+    let sparse = exact.calibrated(&text, 0.5).expect("thresholds");
+    let found = sparse.config().sparsity.clone();
+    let expected = write(&sparse, 32);
+    let one_by_one = |model: &Llama| -> Vec<f32> {
+        let mut session = model.session(8).expect("a session");
+        let tokens = text.iter().take(8);
+        tokens
+            .flat_map(|&t| {
+                session
+                    .feed(&[t])
+                    .expect("feeds")
+                    .to_f32_vec()
+                    .expect("reads")
+            })
+            .collect()
+    };
+    let logits = one_by_one(&sparse);
+    let all = within(&ctx, found.clone(), u64::MAX / 2).expect("loads");
+    assert_eq!(all.streamed(), None, "all of it fits");
+    let least = within(&ctx, found.clone(), 1)
+        .err()
+        .expect("refused")
+        .to_string();
+    let digits: String = least
+        .split("at least ")
+        .nth(1)
+        .expect("says")
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    let least: u64 = digits.parse().expect("a number");
+    for budget in [least, least * 5 / 4, least * 3 / 2] {
+        let model = within(&ctx, found.clone(), budget).expect("loads");
+        // To the bit: the same sums in the same order.
+        assert!(one_by_one(&model) == logits, "{budget}");
+        assert_eq!(write(&model, 32), expected, "{budget}");
+        let done = model.streamed().expect("streams");
+        assert!(done.resident_bytes <= budget && done.resident_bytes < done.total_bytes);
+        assert!(done.bytes > 0 && done.hits < done.fired, "{done:?}");
+        assert!(budget == least || done.hits > 0, "{done:?}");
+    }
+    // Without thresholds every neuron fires, and the model is the dense one.
+    let dense = within(&ctx, Vec::new(), least).expect("loads");
+    assert_eq!(write(&dense, 12), text[..12]);
+    let mut session = dense.session(4).expect("a session");
+    assert!(session.observe().is_err());
+    let teal = within(&ctx, layers(SparseMethod::Teal), least).err();
+    let said = teal.expect("refused").to_string();
+    assert!(said.contains("layer 0 is teal"), "{said}");
+}
+
+/// Predictors that score all neurons alike: below their threshold none may fire, and above it all.
+#[test]
+fn a_predictor_says_which_gates_are_read() {
+    let ctx = context();
+    let exact = load(&ctx, layers(SparseMethod::Cats));
+    let c = exact.config();
+    let (k, n) = (c.hidden_size, c.intermediate_size);
+    let zeros = |shape: [usize; 2]| {
+        let data = vec![0.0; shape[0] * shape[1]];
+        Tensor::from_f32(&ctx, DType::F32, &data, shape).expect("zeros")
+    };
+    let predictor =
+        |t: f32| Predictor::new(zeros([4, k]), zeros([n, 4]), t).expect("matrices that fit");
+    let with = |t: f32| {
+        exact
+            .with_predictors(vec![predictor(t); c.layers])
+            .expect("predictors")
+    };
+    let text = write(&exact, 12);
+    assert_eq!(write(&with(-1.0), 12), text);
+    assert_ne!(write(&with(1.0), 12), text);
+    assert!(exact.with_predictors(vec![predictor(0.0)]).is_err());
+    assert!(
+        load(&ctx, Vec::new())
+            .with_predictors(vec![predictor(0.0); c.layers])
+            .is_err()
+    );
 }
 
 #[test]

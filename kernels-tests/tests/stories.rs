@@ -59,6 +59,40 @@ fn ids(value: &Value) -> Vec<u32> {
         .collect()
 }
 
+/// MLPs of which the device holds a tenth of the neurons: every one that is needed is brought in, and the text is the same.
+#[test]
+fn within_a_budget_the_text_is_the_same() {
+    let Some(folder) = weights_folder("within_a_budget_the_text_is_the_same") else {
+        return;
+    };
+    let ctx = Context::new().expect("an adapter");
+    let expected = json(folder.join("stories260K/expected_greedy_once.json"));
+    let (all, prompt) = (ids(&expected["ids"]), ids(&expected["prompt_ids"]));
+    let (_, weights) = formats(&folder).swap_remove(0);
+    let c = weights.config().llama().expect("a llama").clone();
+    let row = 4 * c.hidden_size as u64;
+    let budget = (c.layers * c.intermediate_size) as u64 * (row + 4 + row / 5);
+    let options = LlamaOptions {
+        budget: Some(budget),
+        ..LlamaOptions::default()
+    };
+    let model = Llama::load_with(&ctx, &weights, options, &mut |_| ()).expect("loads");
+    let generated = model
+        .generate(&prompt, &Sampling::greedy())
+        .expect("starts");
+    let count = (all.len() - prompt.len()).min(40);
+    let found: Vec<u32> = generated
+        .ignore_eos()
+        .take(count)
+        .map(|t| t.expect("a token"))
+        .collect();
+    assert_eq!(found, all[prompt.len()..][..count]);
+    let done = model.streamed().expect("streams");
+    assert!(done.resident_bytes <= budget, "{done:?}");
+    // Without thresholds all neurons fire in turn, and few are met again.
+    assert!(done.bytes > done.total_bytes, "{done:?}");
+}
+
 #[test]
 fn greedy_text_and_ids_are_the_expected_ones_in_every_format() {
     let Some(folder) = weights_folder("greedy_text_and_ids_are_the_expected_ones_in_every_format")

@@ -6,25 +6,24 @@
 // [k, 2 n], n gate columns, then n up columns; y = F(gate) * up. NORM: x is normalised before it is compared, x[m, i] norm[i] /
 // rms(x[m]). SCALED (8-bit weights): scales [k] of the inputs.
 //
-// A workgroup makes 8 L columns (GATED: of either half). The inputs that pass, BLOCK at a time, become a list in workgroup
-// memory, ascending, by a bit mask and a prefix sum over its words: every workgroup does so for itself, which costs less than
-// a dispatch. L invocations share the row of an input, 16 bytes each with 16-bit weights; the WG / L teams take inputs by turns, UNROLL
-// rows in flight, and add up at the end in a fixed order. M rows of x share what is read: an input counts if it
-// passes for any of them. SPLITS above 1: workgroup_id.y takes its part of each list, and sum.wgsl adds up partial
-// [split, m, stride] and does the epilogue.
+// A workgroup makes 8 L columns (GATED: of either half). The inputs that pass, BLOCK at a time, become a list of numbers and
+// values in workgroup memory, ascending: an invocation has 4 OWN neighbouring inputs in registers, and a prefix sum of how many
+// pass says where its own go. Every workgroup does so for itself, which costs less than a dispatch. L invocations share the row
+// of an input, 16 bytes each with 16-bit weights; the WG / L teams take inputs by turns, UNROLL rows in flight, and add up at the
+// end in a fixed order. M rows of x share what is read: an input counts if it passes for any of them. SPLITS above 1:
+// workgroup_id.y takes its part of each list, and sum.wgsl adds up partial [split, m, stride] and does the epilogue.
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
 #import "lib/reduce.wgsl" as reduce
 #import "lib/weights.wgsl" as weights
+#import "lib/compact.wgsl" as compact
 
 #set NORMED = NORM != "none"
 #set V = 2 if GATED == 1 else 1
 #set TEAMS = WG // L
-#set WORDS = BLOCK // 32
-<# Groups of four inputs of a block that an invocation has; as many loads are in flight as registers allow. #>
+<# Groups of four inputs of a block that an invocation has. #>
 #set OWN = (BLOCK + 4 * WG - 1) // (4 * WG)
-#set AHEAD = [OWN, 8 // M]|min
-<# Entries of a list: indices within the block, two a word. #>
+<# Entries of a list. #>
 #set LISTED = (BLOCK + SPLITS - 1) // SPLITS
 
 struct Params {
@@ -67,6 +66,8 @@ ${ t.words(5, "scales", "f32") }
 ${ t.input(6, "norm", NORM, X_VEC) }
 ${ reduce.scratch(REDUCE, WG) }
 ${ reduce.function("sum", REDUCE, WG) }
+#else
+${ reduce.builtins(REDUCE) }
 #endif
 ${ weights.chunks("w", W, CHUNK, FULL, "p.n") }
 #if SPLITS == 1
@@ -74,25 +75,39 @@ ${ activation.functions(F) }
 #endif
 ${ reduce.column_sum(WG, L) }
 
-var<workgroup> passes: array<atomic<u32>, ${WORDS}>;
-// How many pass in a word and all before it.
-var<workgroup> counts: array<u32, ${WORDS}>;
-var<workgroup> list: array<atomic<u32>, ${(LISTED + 1) // 2}>;
+// Which inputs pass, and their values: 0 in rows of x where they do not. Of i8 weights with the input's scale.
+var<workgroup> list: array<u32, ${LISTED}>;
+var<workgroup> values_of: array<f32, ${LISTED * M}>;
+${ compact.scratch(REDUCE, WG) }
 #if NORMED
 var<private> scale: vec4<f32>;
 #endif
 
-// Four inputs of a row of x from i on, as they are compared and multiplied; zero from p.k on.
-fn values(from_x: u32, m: u32, i: u32) -> vec4<f32> {
-    if i >= p.k { return vec4<f32>(); }
-    let n = min(p.k - i, 4u);
-    let v = load_some_x(from_x + i, n);
+// How many of four inputs from `own` on are in the block that begins at `first`, and in x.
+fn there(own: u32, first: u32) -> u32 {
+    let end = min(p.k - first, ${BLOCK}u);
+    return min(max(end, own) - own, 4u);
+}
+
+// Four inputs of a row of x, as they are compared and multiplied; zero outside.
+fn values(from_x: u32, m: u32, own: u32, first: u32) -> vec4<f32> {
+    let n = there(own, first);
+    if n == 0u { return vec4<f32>(); }
+    let v = load_some_x(from_x + first + own, n);
     #if NORMED
-    return v * load_some_norm(p.norm_offset + i, n) * scale[m];
+    return v * load_some_norm(p.norm_offset + first + own, n) * scale[m];
     #else
     return v;
     #endif
 }
+#if W == "i8"
+fn scales_of(own: u32, first: u32) -> vec4<f32> {
+    var found = vec4<f32>();
+    let n = there(own, first);
+    for (var c = 0u; c < n; c += 1u) { found[c] = scales[first + own + c]; }
+    return found;
+}
+#endif
 
 // Of magnitudes the bits are ordered as the values are, and NaN's are above all.
 fn above(v: vec4<f32>) -> vec4<bool> {
@@ -102,14 +117,11 @@ fn above(v: vec4<f32>) -> vec4<bool> {
 @compute @workgroup_size(${WG})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-    #if NORMED
+    @builtin(local_invocation_index) index: u32,
     ${ reduce.arguments(REDUCE) }
-    #endif
 ) {
-    #if NORMED
     ${ reduce.begin(REDUCE) }
-    #endif
+    let lane = ${ compact.lane(REDUCE, "index") };
     let col = (workgroup.x * ${L}u + lane % ${L}u) * 8u;
     let team = lane / ${L}u;
     let m0 = workgroup.z * ${M}u;
@@ -139,39 +151,22 @@ fn main(
     #endfor
     #endif
     for (var first = 0u; first < p.k; first += ${BLOCK}u) {
-        workgroupBarrier();
-        for (var w = lane; w < ${WORDS}u; w += ${WG}u) { atomicStore(&passes[w], 0u); }
-        for (var w = lane; w < ${(LISTED + 1) // 2}u; w += ${WG}u) { atomicStore(&list[w], 0u); }
-        workgroupBarrier();
-        for (var i = lane * 4u; i < ${BLOCK}u; i += ${4 * WG * AHEAD}u) {
-            #for e in range(AHEAD)
-            #for m in range(M)
-            let v${e}_${m} = values(x${m}, ${m}u, first + i + ${e * 4 * WG}u);
-            #endfor
-            #endfor
-            #for e in range(AHEAD)
-            {
-                var any = vec4<bool>();
-                #for m in range(M)
-                any |= above(v${e}_${m});
-                #endfor
-                let bits = dot(vec4<u32>(any), vec4<u32>(1u, 2u, 4u, 8u));
-                let at = i + ${e * 4 * WG}u;
-                if at < ${BLOCK}u { atomicOr(&passes[at >> 5u], bits << (at & 31u)); }
-            }
-            #endfor
-        }
-        workgroupBarrier();
-        if lane < ${WORDS}u { counts[lane] = countOneBits(atomicLoad(&passes[lane])); }
-        workgroupBarrier();
-        for (var step = 1u; step < ${WORDS}u; step <<= 1u) {
-            var before = 0u;
-            if lane >= step && lane < ${WORDS}u { before = counts[lane - step]; }
-            workgroupBarrier();
-            if lane < ${WORDS}u { counts[lane] += before; }
-            workgroupBarrier();
-        }
-        let all = counts[${WORDS - 1}];
+        let own = lane * ${4 * OWN}u;
+        var mask = 0u;
+        #for e in range(OWN)
+        #for m in range(M)
+        let v${e}_${m} = values(x${m}, ${m}u, own + ${4 * e}u, first);
+        #endfor
+        #if W == "i8"
+        let s${e} = scales_of(own + ${4 * e}u, first);
+        #endif
+        #endfor
+        #for e in range(OWN)
+        #for m in range(M)
+        mask |= dot(vec4<u32>(above(v${e}_${m})), vec4<u32>(1u, 2u, 4u, 8u)) << ${4 * e}u;
+        #endfor
+        #endfor
+        ${ compact.ranks(REDUCE, WG, "countOneBits(mask)", "rank", "all") }
         #if SPLITS > 1
         let begin = all * workgroup.y / ${SPLITS}u;
         let end = all * (workgroup.y + 1u) / ${SPLITS}u;
@@ -179,45 +174,38 @@ fn main(
         let begin = 0u;
         let end = all;
         #endif
-        for (var i = lane * 4u; i < ${BLOCK}u; i += ${4 * WG}u) {
-            let mask = atomicLoad(&passes[i >> 5u]);
-            let bit = i & 31u;
-            var place = counts[i >> 5u] - countOneBits(mask >> bit);
-            for (var c = 0u; c < 4u; c += 1u) {
-                if ((mask >> (bit + c)) & 1u) == 1u {
-                    if place >= begin && place < end {
-                        let to = place - begin;
-                        atomicOr(&list[to >> 1u], (i + c) << ((to & 1u) * 16u));
-                    }
-                    place += 1u;
-                }
+        #for e in range(OWN)
+        #for c in range(4)
+        if (mask & ${2 ** (4 * e + c)}u) != 0u {
+            if rank >= begin && rank < end {
+                list[rank - begin] = first + own + ${4 * e + c}u;
+                #for m in range(M)
+                #if M > 1
+                let kept${m} = select(0.0, v${e}_${m}[${c}], above(v${e}_${m})[${c}]);
+                #else
+                let kept${m} = v${e}_${m}[${c}];
+                #endif
+                values_of[(rank - begin) * ${M}u + ${m}u] = kept${m}${" * s" ~ e ~ "[" ~ c ~ "]" if W == "i8" else ""};
+                #endfor
             }
+            rank += 1u;
         }
+        #endfor
+        #endfor
         workgroupBarrier();
         let count = end - begin;
         for (var j = team; j < count; j += ${TEAMS * UNROLL}u) {
             #for u in range(UNROLL)
-            let j${u} = j + ${u * TEAMS}u;
-            let e${u} = min(j${u}, count - 1u);
-            let i${u} = first + ((atomicLoad(&list[e${u} >> 1u]) >> ((e${u} & 1u) * 16u)) & 0xffffu);
+            let e${u} = min(j + ${u * TEAMS}u, count - 1u);
+            let i${u} = list[e${u}];
             #for v in range(V)
             let w${u}_${v} = chunk_w(p.w_offset + i${u} * p.w_stride${" + p.n" if v == 1 else ""}, col);
             #endfor
             #endfor
             #for u in range(UNROLL)
-            #if W == "i8"
-            let worth${u} = select(0.0, scales[i${u}], j${u} < count);
-            #else
-            let worth${u} = select(0.0, 1.0, j${u} < count);
-            #endif
             #for m in range(M)
             {
-                let four = values(x${m}, ${m}u, i${u} & ~3u);
-                #if M > 1
-                let factor = select(0.0, four[i${u} & 3u], above(four)[i${u} & 3u]) * worth${u};
-                #else
-                let factor = four[i${u} & 3u] * worth${u};
-                #endif
+                let factor = select(0.0, values_of[e${u} * ${M}u + ${m}u], j + ${u * TEAMS}u < count);
                 #for v in range(V)
                 low${m}_${v} = fma(vec4<f32>(factor), w${u}_${v}.low, low${m}_${v});
                 high${m}_${v} = fma(vec4<f32>(factor), w${u}_${v}.high, high${m}_${v});

@@ -7,6 +7,10 @@
 // SCALED (weights of 8 bits): scales [n, 3] of the neuron's gate, up and down. LISTED: only neurons that a list names,
 // listed[0] of them, which a predictor has written (PowerInfer, arXiv 2312.12456).
 //
+// STAGE "whole" does all of it. "gates" stops at a, active [m, n], so that the host can bring in what fires; "rest" goes on from
+// there with neurons first_neuron to end_neuron, whose pairs lie at rows `places` [n], on top of the partial sums of the neurons
+// before: the same operations in the same order as "whole", however many pieces there are.
+//
 // Workgroup g of `groups` owns neurons g, g + groups, .. (hot ones are often neighbours), NB at a time: all their gates,
 // then the rows of up and then of down of those that fire. The list of these is made in workgroup memory, in ascending order,
 // from a bit mask: no dispatch, no list in memory, nothing for the host to read, and sums are the same every time. It
@@ -28,6 +32,8 @@
 
 #set NORMED = NORM != "none"
 #set SUBGROUPS = REDUCE == "subgroup"
+#set GATES = STAGE != "rest"
+#set PAIRS = STAGE != "gates"
 <# Partial sums of a dot product. #>
 #set PARTS = WG // LEAST if SUBGROUPS else 1
 
@@ -47,13 +53,24 @@ struct Params {
     // The bits of a float that is not negative.
     threshold: u32,
     eps: f32,
+    // Of stage "rest".
+    first_neuron: u32,
+    end_neuron: u32,
 }
 ${ t.params(PARAMS) }
 ${ t.prelude() }
 ${ weights.operand(1, "x", X, CHUNK) }
+#if GATES
 ${ weights.operand(2, "gate", W, CHUNK) }
+#else
+${ t.words(2, "gate_activations", "f32") }
+#endif
+#if PAIRS
 ${ weights.operand(3, "pairs", W, CHUNK) }
 @group(0) @binding(4) var<storage, read_write> partial: array<vec4<f32>>;
+#else
+${ t.words(4, "gate_activations", "f32", "read_write") }
+#endif
 #if W == "i8"
 ${ t.words(5, "scales", "f32") }
 #endif
@@ -63,10 +80,16 @@ ${ weights.chunks("norm", NORM, CHUNK, FULL, "p.k") }
 #endif
 #if LISTED
 ${ t.words(7, "listed", "u32") }
+#elif STAGE == "rest"
+${ t.words(7, "places", "u32") }
 #endif
 ${ weights.chunks("x", X, CHUNK, FULL, "p.k") }
+#if GATES
 ${ weights.chunks("gate", W, CHUNK, FULL, "p.k") }
+#endif
+#if PAIRS
 ${ weights.chunks("pairs", W, CHUNK, FULL, "p.k") }
+#endif
 ${ activation.functions(F) }
 
 #if SUBGROUPS
@@ -150,7 +173,7 @@ neuron(first + kept[${j}], group)
 #endmacro
 
 fn row_of_gate(i: u32) -> u32 { return p.gate_offset + i * p.gate_stride; }
-fn row_of_pairs(i: u32) -> u32 { return p.pairs_offset + i * p.pairs_stride; }
+fn row_of_pairs(i: u32) -> u32 { return p.pairs_offset + ${"places[i]" if STAGE == "rest" else "i"} * p.pairs_stride; }
 
 @compute @workgroup_size(${WG})
 fn main(
@@ -204,6 +227,13 @@ fn main(
     #for s in range(SPANS)
     var low${m}_${s} = vec4<f32>();
     var high${m}_${s} = vec4<f32>();
+    #if STAGE == "rest"
+    if p.first_neuron > 0u && m0 + ${m}u < p.rows && col${s} < p.stride {
+        let before = ((group * p.rows + m0 + ${m}u) * p.stride + col${s}) >> 2u;
+        low${m}_${s} = partial[before];
+        high${m}_${s} = partial[before + 1u];
+    }
+    #endif
     #endfor
     #endfor
 
@@ -217,7 +247,11 @@ fn main(
     for (var first = 0u; first < count; first += ${NB}u) {
         let here = min(count - first, ${NB}u);
         if lane < ${NB // 32}u { atomicStore(&fires[lane], 0u); }
+        #if GATES
         ${ products("gate", own, "here") }
+        #else
+        workgroupBarrier();
+        #endif
         var scale = vec4<f32>(1.0);
         #if NORMED
         #for m in range(M)
@@ -229,6 +263,7 @@ fn main(
         #endfor
         #endif
         if lane < here {
+            #if GATES
             var gates = vec4<f32>();
             #for m in range(M)
             gates[${m}] = dot_of(lane, ${m}u);
@@ -240,13 +275,32 @@ fn main(
             let a = activate4(gates);
             // Of magnitudes the bits are ordered as the values are, and NaN's are above all.
             let above = (bitcast<vec4<u32>>(a) & vec4<u32>(0x7fffffffu)) > vec4<u32>(p.threshold);
+            #endif
+            #if STAGE == "whole"
             #for m in range(M)
             actual[lane * ${M}u + ${m}u] = select(0.0, a[${m}], above[${m}]);
             #endfor
             if ${"any(above)" if M == 4 else "above.x" if M == 1 else "any(above." ~ "xyz"[:M] ~ ")"} {
                 atomicOr(&fires[lane >> 5u], 1u << (lane & 31u));
             }
+            #else
+            let i = ${own("lane")};
+            #for m in range(M)
+            #if STAGE == "gates"
+            if m0 + ${m}u < p.rows {
+                gate_activations[(m0 + ${m}u) * p.n + i] = select(0.0, a[${m}], above[${m}]);
+            }
+            #else
+            let a${m} = gate_activations[min(m0 + ${m}u, p.rows - 1u) * p.n + i];
+            actual[lane * ${M}u + ${m}u] = a${m};
+            if (bitcast<u32>(a${m}) & 0x7fffffffu) != 0u && i >= p.first_neuron && i < p.end_neuron {
+                atomicOr(&fires[lane >> 5u], 1u << (lane & 31u));
+            }
+            #endif
+            #endfor
+            #endif
         }
+        #if PAIRS
         workgroupBarrier();
         if lane < here {
             let bit = lane & 31u;
@@ -299,8 +353,12 @@ fn main(
             #endfor
             #endfor
         }
+        #else
+        workgroupBarrier();
+        #endif
     }
 
+    #if PAIRS
     #for m in range(M)
     if m0 + ${m}u < p.rows {
         let at = (group * p.rows + m0 + ${m}u) * p.stride;
@@ -312,4 +370,5 @@ fn main(
         #endfor
     }
     #endfor
+    #endif
 }

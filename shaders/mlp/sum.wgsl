@@ -2,7 +2,7 @@
 //
 // partial: [parts, rows, stride] of f32, which neurons.wgsl and inputs.wgsl leave; rows begin at multiples of four, n gates
 // apart from n ups by `up` elements. A workgroup has L groups of four columns of a row; WG / L invocations go through the
-// parts of each, and add up through workgroup memory, always in the same order.
+// parts of each, AHEAD loads in flight, and add up through workgroup memory, always in the same order.
 #import "lib/tensor.wgsl" as t
 #import "lib/activation.wgsl" as activation
 #import "lib/reduce.wgsl" as reduce
@@ -48,11 +48,23 @@ fn main(
     var sum_up = vec4<f32>();
     let at_up = row * p.stride + min(p.up + col, p.stride - 4u);
     #endif
-    for (var g = lane / ${L}u; g < p.parts; g += ${TEAMS}u) {
-        sum += partial[(g * p.rows * p.stride + at) >> 2u];
+    for (var g = lane / ${L}u; g < p.parts; g += ${TEAMS * AHEAD}u) {
+        #for e in range(AHEAD)
+        let g${e} = g + ${e * TEAMS}u;
+        let from${e} = min(g${e}, p.parts - 1u) * p.rows * p.stride;
+        let part${e} = partial[(from${e} + at) >> 2u];
         #if GATED == 1
-        sum_up += partial[(g * p.rows * p.stride + at_up) >> 2u];
+        let part_up${e} = partial[(from${e} + at_up) >> 2u];
         #endif
+        #endfor
+        #for e in range(AHEAD)
+        if g${e} < p.parts {
+            sum += part${e};
+            #if GATED == 1
+            sum_up += part_up${e};
+            #endif
+        }
+        #endfor
     }
     var y = activate4(column_sum(sum, lane));
     #if GATED == 1

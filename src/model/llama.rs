@@ -13,16 +13,19 @@ use crate::kernels::gemm::{Gating, Residual};
 use crate::kernels::linear::{
     GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm, streamed_rows,
 };
-use crate::kernels::mlp::Histogram;
+use crate::kernels::mlp::{Histogram, Predictor};
 use crate::kernels::norm::{Norm, NormArgs};
 use crate::kernels::rope::RopeTable;
 use crate::loader::Weights;
 use crate::model::attend::{Attend, AttendPlan};
 use crate::model::cache::KvCache;
 use crate::model::generate::{Decode, Generation, Then};
+use crate::model::offload::{Budget, HostNeurons, Streamed};
 use crate::model::random::Random;
 use crate::model::sampling::Sampling;
-use crate::model::sparse::{Product, SparseWork};
+use crate::model::sparse::{
+    FEW, NeuronWeights, Offloaded, Product, SparsePlans, SparseWork, Submit,
+};
 use crate::model::sparsity::check_layers;
 use crate::model::weights::{Loader, Progress};
 use crate::model::{LayerAttention, LayerSparsity, LlamaConfig, SparseMethod};
@@ -54,6 +57,10 @@ pub struct LlamaOptions {
     pub attention: Vec<LayerAttention>,
     /// Which weights each layer leaves unread; empty for none.
     pub sparsity: Vec<LayerSparsity>,
+    /// Bytes that the weights of MLPs may take on the device: what is beyond stays in host memory, and neurons are brought in as
+    /// they fire. Layers must then be [`LayerSparsity::Cats`], and are, with threshold zero, where nothing is said. Prompts go
+    /// through the model four tokens at a time. Of weights in f32, f16 or bf16.
+    pub budget: Option<u64>,
 }
 
 /// How keys and values are cached where [`LlamaOptions::kv`] says nothing.
@@ -83,6 +90,10 @@ struct Layer {
     mlp_norm: Tensor,
     gate_up: Tensor,
     down: Tensor,
+    /// Which neurons may fire, if something says so before the gates are computed.
+    predictor: Option<Predictor>,
+    /// If they are over the budget: then `down` has the pairs that are on the device.
+    host: Option<Arc<HostNeurons>>,
 }
 
 /// A model on the device, in the types that [`LlamaOptions`] says.
@@ -99,6 +110,19 @@ struct Model {
     layers: Vec<Layer>,
     norm: Tensor,
     head: Tensor,
+}
+
+impl Model {
+    /// MLPs that are over the budget.
+    fn offloaded(&self) -> impl Iterator<Item = Offloaded<'_>> {
+        self.layers.iter().filter_map(|l| {
+            Some(Offloaded {
+                host: l.host.as_ref()?,
+                norm: &l.mlp_norm,
+                gate: &l.gate_up,
+            })
+        })
+    }
 }
 
 /// Types of what is not weights.
@@ -128,6 +152,7 @@ impl Llama {
         if !options.sparsity.is_empty() {
             config.sparsity = options.sparsity;
         }
+        offloadable(&mut config, options.budget)?;
         check_layers(&config.sparsity, config.layers)?;
         let mut load = Loader::new(ctx, weights, options.weights, progress)?;
         let names = |layer: usize, parts: &[&str]| -> Vec<String> {
@@ -137,6 +162,7 @@ impl Llama {
                 .collect()
         };
         let embedding = load.matrix(&["model.embed_tokens.weight".into()])?;
+        let budget = budgeted(&config, options.budget, embedding.dtype())?;
         let mut layers = Vec::with_capacity(config.layers);
         for i in 0..config.layers {
             let attention = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
@@ -148,15 +174,23 @@ impl Llama {
             };
             let qkv = weights(&attention, k)?;
             let output = weights(&["self_attn.o_proj"], config.heads * config.head_dim)?;
+            let bundled = names(i, &["mlp.up_proj", "mlp.down_proj"]);
+            let mut host = None;
             let (gate_up, down) = match method {
-                Some(SparseMethod::Cats) => (
-                    load.matrix(&names(i, &["mlp.gate_proj"]))?,
-                    pairs(
-                        &mut load,
-                        &names(i, &["mlp.up_proj", "mlp.down_proj"]),
-                        [n, k],
-                    )?,
-                ),
+                Some(SparseMethod::Cats) => {
+                    let gate = load.matrix(&names(i, &["mlp.gate_proj"]))?;
+                    let down = match budget {
+                        None => load.arranged(&bundled, [n, 2 * k], |p| pairs(p, [n, k]))?,
+                        Some(budget) => {
+                            let (dtype, bytes) =
+                                load.arranged_bytes(&bundled, |p| pairs(p, [n, k]))?;
+                            let neurons =
+                                HostNeurons::new(ctx, bytes.into(), 2 * k, dtype, budget)?;
+                            host.insert(Arc::new(neurons)).pairs.clone()
+                        }
+                    };
+                    (gate, down)
+                }
                 Some(SparseMethod::Teal) | None => (
                     weights(&["mlp.gate_proj", "mlp.up_proj"], k)?,
                     weights(&["mlp.down_proj"], n)?,
@@ -169,6 +203,8 @@ impl Llama {
                 mlp_norm: load.vector(&names(i, &["post_attention_layernorm"])[0])?,
                 gate_up,
                 down,
+                predictor: None,
+                host,
             });
         }
         let norm = load.vector("model.norm.weight")?;
@@ -205,6 +241,18 @@ impl Llama {
     /// A model of random weights, uniform and of unit gain: for measuring shapes that nobody has at hand. All
     /// matrices hold the same sequence of values, each in memory of its own.
     pub fn random(ctx: &Context, config: LlamaConfig, dtype: DType) -> Result<Self> {
+        Self::random_within(ctx, config, dtype, None)
+    }
+
+    /// As [`random`](Self::random), within a [`budget`](LlamaOptions::budget). All layers share one copy in host memory.
+    pub fn random_within(
+        ctx: &Context,
+        mut config: LlamaConfig,
+        dtype: DType,
+        budget: Option<u64>,
+    ) -> Result<Self> {
+        offloadable(&mut config, budget)?;
+        let budget = budgeted(&config, budget, dtype)?;
         let (hidden, inner, head_dim) = (
             config.hidden_size,
             config.intermediate_size,
@@ -215,6 +263,9 @@ impl Llama {
         let random = Random::new(ctx, dtype, &rows, hidden)?;
         let matrix = |rows: usize, cols: usize| random.matrix(rows, cols);
         let ones = || Tensor::from_slice(ctx, &vec![1.0f32; hidden], [hidden]);
+        let bundles: Option<Arc<[u8]>> = budget
+            .map(|_| Ok::<_, Error>(random.matrix(inner, 2 * hidden)?.to_bytes()?.into()))
+            .transpose()?;
         let mut layers = Vec::with_capacity(config.layers);
         for i in 0..config.layers {
             let q_rows = config.heads * head_dim;
@@ -239,13 +290,26 @@ impl Llama {
                 ],
             };
             let matrix = |[rows, cols]: [usize; 2]| matrix(rows, cols);
+            let host = match (&bundles, budget) {
+                (Some(bundles), Some(budget)) => {
+                    let shared = bundles.clone();
+                    let neurons = HostNeurons::new(ctx, shared, 2 * hidden, dtype, budget)?;
+                    Some(Arc::new(neurons))
+                }
+                _ => None,
+            };
             layers.push(Layer {
                 attention_norm: ones()?,
                 qkv: matrix(qkv)?,
                 output: matrix(output)?,
                 mlp_norm: ones()?,
                 gate_up: matrix(gate_up)?,
-                down: matrix(down)?,
+                down: match &host {
+                    Some(host) => host.pairs.clone(),
+                    None => matrix(down)?,
+                },
+                predictor: None,
+                host,
             });
         }
         let embedding = matrix(config.vocab_size, hidden)?;
@@ -324,6 +388,60 @@ impl Llama {
         Self::assemble(&model.ctx, config, model.types, parts)
     }
 
+    /// The same weights with thresholds that leave out the share `sparsity` of what is compared, counted on `text`.
+    ///
+    /// Errors unless `sparsity` is within 0 to 1, some layer skips weights and all of them are on the device, and as
+    /// [`session`](Self::session).
+    pub fn calibrated(&self, text: &[u32], sparsity: f64) -> Result<Self> {
+        let mut session = self.session(text.len())?;
+        session.observe()?;
+        for chunk in text.chunks(session.chunk()) {
+            session.feed(chunk)?;
+        }
+        let layer = |(i, places): (usize, Vec<Histogram>)| {
+            let found = places.iter().map(|h| h.threshold(sparsity));
+            let found = found.collect::<Result<Vec<f32>>>()?;
+            let method = self.config().layer_sparsity(i).method();
+            Ok(method.map_or(LayerSparsity::Dense, |m| m.layer(&found)))
+        };
+        let counted = session.histograms()?.into_iter().enumerate();
+        self.with_sparsity(counted.map(layer).collect::<Result<_>>()?)
+    }
+
+    /// The same weights with a predictor of each layer's neurons, consulted for up to four tokens at a time: gates of neurons that
+    /// it does not name are not read.
+    ///
+    /// Errors unless there is one for each layer, of its size, and layers leave out neurons and have all weights on the device.
+    pub fn with_predictors(&self, predictors: Vec<Predictor>) -> Result<Self> {
+        let model = &self.inner;
+        let c = &model.config;
+        let allowed = format!(
+            "{} of {} inputs and {} neurons, for layers of cats within no budget",
+            c.layers, c.hidden_size, c.intermediate_size
+        );
+        let fits = predictors.len() == c.layers
+            && predictors
+                .iter()
+                .all(|p| p.size() == [c.hidden_size, c.intermediate_size])
+            && (0..c.layers).all(|i| c.layer_sparsity(i).method() == Some(SparseMethod::Cats))
+            && model.offloaded().next().is_none();
+        if !fits {
+            let was = format!("{} predictors", predictors.len());
+            return Err(Error::argument("predictors", was, allowed));
+        }
+        let with = |(layer, predictor): (&Layer, Predictor)| Layer {
+            predictor: Some(predictor),
+            ..layer.clone()
+        };
+        let parts = Parts {
+            embedding: model.embedding.clone(),
+            layers: model.layers.iter().zip(predictors).map(with).collect(),
+            norm: model.norm.clone(),
+            head: model.head.clone(),
+        };
+        Self::assemble(&model.ctx, c.clone(), model.types, parts)
+    }
+
     /// The hyper-parameters.
     pub fn config(&self) -> &LlamaConfig {
         &self.inner.config
@@ -345,6 +463,20 @@ impl Llama {
                 .sum::<u64>()
         };
         model.layers.iter().map(layer).sum::<u64>() + model.head.layout().bytes()
+    }
+
+    /// What offloaded layers did in all sessions; `None` where all weights are on the device.
+    pub fn streamed(&self) -> Option<Streamed> {
+        let layers = || self.inner.layers.iter();
+        layers().any(|l| l.host.is_some()).then(|| {
+            let mut sum = Streamed::default();
+            for layer in layers() {
+                if let Some(host) = &layer.host {
+                    host.add_to(&mut sum, &layer.gate_up);
+                }
+            }
+            sum
+        })
     }
 
     /// A text under way with room for `capacity` tokens.
@@ -376,19 +508,56 @@ fn input_major(load: &mut Loader<'_>, names: &[String], inputs: usize) -> Result
 }
 
 /// Up rows and down columns of `n` neurons in turn, k elements each.
-fn pairs(load: &mut Loader<'_>, names: &[String], [n, k]: [usize; 2]) -> Result<Tensor> {
-    load.arranged(names, [n, 2 * k], |parts| {
-        let (up, down) = (&parts[0], &parts[1]);
-        let neuron = |i: usize| (0..2 * k).map(move |c| (i, c));
-        let value = |(i, c): (usize, usize)| {
-            if c < k {
-                up[i * k + c]
-            } else {
-                down[(c - k) * n + i]
-            }
-        };
-        (0..n).flat_map(neuron).map(value).collect()
-    })
+fn pairs(parts: &[Vec<f32>], [n, k]: [usize; 2]) -> Vec<f32> {
+    let (up, down) = (&parts[0], &parts[1]);
+    let neuron = |i: usize| (0..2 * k).map(move |c| (i, c));
+    let value = |(i, c): (usize, usize)| {
+        if c < k {
+            up[i * k + c]
+        } else {
+            down[(c - k) * n + i]
+        }
+    };
+    (0..n).flat_map(neuron).map(value).collect()
+}
+
+/// Layers of a model with a budget leave neurons out; errors if they leave out inputs.
+fn offloadable(config: &mut LlamaConfig, budget: Option<u64>) -> Result<()> {
+    let Some(bytes) = budget else { return Ok(()) };
+    if config.sparsity.is_empty() {
+        config.sparsity = vec![SparseMethod::Cats.layer(&[]); config.layers];
+    }
+    match (config.sparsity.iter()).position(|l| l.method() != Some(SparseMethod::Cats)) {
+        None => Ok(()),
+        Some(i) => {
+            let name = config
+                .layer_sparsity(i)
+                .method()
+                .map_or("dense", SparseMethod::name);
+            let was = format!("{bytes} bytes, where layer {i} is {name}");
+            Err(Error::argument(
+                "budget",
+                was,
+                "layers of thresholds for neurons (cats)",
+            ))
+        }
+    }
+}
+
+/// What a budget leaves of each layer on the device; `None` if all of it.
+fn budgeted(config: &LlamaConfig, budget: Option<u64>, dtype: DType) -> Result<Option<Budget>> {
+    let Some(bytes) = budget else { return Ok(None) };
+    if !dtype.is_float() {
+        let was = format!("{bytes} bytes, for weights of {dtype}");
+        return Err(Error::argument(
+            "budget",
+            was,
+            "weights of f32, f16 or bf16",
+        ));
+    }
+    let size = [config.intermediate_size, config.hidden_size];
+    let budget = Budget::new(bytes, config.layers, size, dtype)?;
+    Ok((!budget.fits()).then_some(budget))
 }
 
 struct Parts {
@@ -464,7 +633,12 @@ impl Session {
             ));
         }
         let ctx = model.context().clone();
-        let chunk = chunk(ctx.capabilities());
+        let offloaded = model.inner.offloaded().next();
+        // Of many tokens every neuron fires for some.
+        let chunk = match offloaded {
+            Some(_) => FEW,
+            None => chunk(ctx.capabilities()),
+        };
         let rows = chunk.min(capacity);
         let few = rows.min(streamed_rows(ctx.capabilities()));
         let f32s = |rows: usize, cols: usize| Tensor::empty(&ctx, DType::F32, [rows, cols]);
@@ -480,7 +654,16 @@ impl Session {
                 .sparsity
                 .iter()
                 .any(|l| l.method().is_some())
-                .then(|| SparseWork::new(&ctx, &c, rows))
+                .then(|| {
+                    let work = SparseWork::new(&ctx, &c, rows)?;
+                    let layers = || model.inner.layers.iter();
+                    let predictor = layers().find_map(|l| l.predictor.as_ref());
+                    match (&offloaded, predictor) {
+                        (Some(like), _) => work.staged(&ctx, like),
+                        (None, Some(predictor)) => work.predicting(&ctx, predictor),
+                        (None, None) => Ok(work),
+                    }
+                })
                 .transpose()?,
         };
         let cache = KvCache::new(&ctx, &c, capacity, kv, chunk)?;
@@ -514,6 +697,10 @@ impl Session {
     /// Errors if no layer has thresholds.
     pub fn observe(&mut self) -> Result<()> {
         let (ctx, c) = (self.model.context().clone(), self.model.config().clone());
+        if self.model.inner.offloaded().next().is_some() {
+            let allowed = "none, to observe: all weights are then on the device";
+            return Err(Error::argument("budget", "less than all weights", allowed));
+        }
         match &mut self.work.sparse {
             Some(sparse) => sparse.observe(&ctx, &c),
             None => Err(Error::argument(
@@ -567,7 +754,7 @@ impl Session {
             let ids = self.work.ids.rows(0..chunk.len())?;
             ids.write(chunk)?;
             let rows = all.rows(i * most..i * most + chunk.len())?;
-            ctx.record(|pass| self.forward(pass, &ids, Some((Logits::All, &rows))))?;
+            self.submit(&ids, Some((Logits::All, &rows)), &|_, _| Ok(()))?;
             self.cache.advance(chunk.len());
         }
         Ok(all)
@@ -575,15 +762,53 @@ impl Session {
 
     /// Records the pass of the token ids `ids` (u32, on the device) after the tokens in the cache, without counting
     /// them in: [`feed`](Self::feed) does both. The hot loop of decoding; at most [`chunk`](Self::chunk) tokens.
+    ///
+    /// Errors if weights are over a [`budget`](LlamaOptions::budget): a pass cannot wait for them.
     pub fn forward(
         &self,
         pass: &mut Pass<'_>,
         ids: &Tensor,
         logits: Option<(Logits, &Tensor)>,
     ) -> Result<()> {
+        if self.model.inner.offloaded().next().is_some() {
+            let allowed = "that of all weights, for one pass";
+            return Err(Error::argument("budget", "less than all weights", allowed));
+        }
+        self.forward_by(ids, logits, &mut |body| body(pass))
+    }
+
+    /// Submits what [`forward`](Self::forward) records, and then `then` with the logits: in one pass, or in the pieces between which
+    /// weights are brought in.
+    fn submit(
+        &self,
+        ids: &Tensor,
+        logits: Option<(Logits, &Tensor)>,
+        then: &Then<'_>,
+    ) -> Result<()> {
+        let ctx = self.model.context();
+        let after = |pass: &mut Pass<'_>| match logits {
+            Some((_, logits)) => then(pass, logits),
+            None => Ok(()),
+        };
+        if self.model.inner.offloaded().next().is_none() {
+            return ctx.record(|pass| {
+                self.forward(pass, ids, logits)?;
+                after(pass)
+            });
+        }
+        self.forward_by(ids, logits, &mut |body| ctx.record(|pass| body(pass)))?;
+        ctx.record(after)
+    }
+
+    fn forward_by(
+        &self,
+        ids: &Tensor,
+        logits: Option<(Logits, &Tensor)>,
+        submit: &mut Submit<'_>,
+    ) -> Result<()> {
         let (model, c, n) = (&*self.model.inner, self.model.config(), ids.len());
         self.cache.require_room(n)?;
-        let caps = pass.capabilities();
+        let caps = model.ctx.capabilities();
         let fused = fuses_norm(caps, n);
         let part = |t: &Tensor| t.rows(0..n);
         let w = &self.work;
@@ -662,69 +887,92 @@ impl Session {
             })
             .transpose()?;
 
-        embedding::gather(pass, &model.embedding, ids, &hidden)?;
+        let plans = SparsePlans::default();
+        submit(&mut |pass| embedding::gather(pass, &model.embedding, ids, &hidden))?;
         for (i, layer) in model.layers.iter().enumerate() {
             let step = steps(i);
             let sparsity = c.layer_sparsity(i);
-            let sparse = w.sparse.as_ref().map(|work| work.layer(i, n, eps));
-            match (&sparse, sparsity, &attends) {
-                (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
-                    let of = Product {
-                        norm: Some(&layer.attention_norm),
-                        ..Product::new(0, thresholds.qkv, &hidden, &layer.qkv, &qkv)
-                    };
-                    sparse.product(pass, &of)?;
-                }
-                (_, _, Some((first, _))) => {
-                    if !fused {
-                        norm.run(pass, NormArgs::new(&hidden, &layer.attention_norm, &normed))?;
+            let sparse = (w.sparse.as_ref()).map(|work| work.layer(&plans, i, n, eps));
+            submit(&mut |pass| {
+                match (&sparse, sparsity, &attends) {
+                    (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
+                        let of = Product {
+                            norm: Some(&layer.attention_norm),
+                            ..Product::new(0, thresholds.qkv, &hidden, &layer.qkv, &qkv)
+                        };
+                        sparse.product(pass, &of)?;
                     }
-                    step.qkv.launch(pass, first)?;
-                }
-                _ => {}
-            }
-            let cached = self.cache.layer(i);
-            if let Some(plan) = cached_plans.iter().find(|p| p.serves(cached)) {
-                attend.launch(pass, plan, cached)?;
-            }
-            match (&sparse, sparsity, &attends) {
-                (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
-                    let of = Product {
-                        residual: Residual::InOut,
-                        ..Product::new(1, thresholds.output, &attended, &layer.output, &hidden)
-                    };
-                    sparse.product(pass, &of)?;
-                }
-                (_, _, Some((_, output))) => step.output.launch(pass, output)?,
-                _ => {}
-            }
-            match (&sparse, sparsity, &multiplies) {
-                (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
-                    let up = Product {
-                        norm: Some(&layer.mlp_norm),
-                        gating: Gating::GateUp,
-                        ..Product::new(2, thresholds.gate_up, &hidden, &layer.gate_up, &gated)
-                    };
-                    sparse.product(pass, &up)?;
-                    let down = Product {
-                        residual: Residual::InOut,
-                        ..Product::new(3, thresholds.down, &gated, &layer.down, &hidden)
-                    };
-                    sparse.product(pass, &down)?;
-                }
-                (Some(sparse), LayerSparsity::Cats { threshold }, _) => {
-                    let weights = [&layer.gate_up, &layer.down];
-                    sparse.neurons(pass, threshold, &layer.mlp_norm, weights, &hidden)?;
-                }
-                (_, _, Some((gate_up, down))) => {
-                    if !fused {
-                        norm.run(pass, NormArgs::new(&hidden, &layer.mlp_norm, &normed))?;
+                    (_, _, Some((first, _))) => {
+                        if !fused {
+                            norm.run(pass, NormArgs::new(&hidden, &layer.attention_norm, &normed))?;
+                        }
+                        step.qkv.launch(pass, first)?;
                     }
-                    step.gate_up.launch(pass, gate_up)?;
-                    step.down.launch(pass, down)?;
+                    _ => {}
                 }
-                _ => {}
+                let cached = self.cache.layer(i);
+                if let Some(plan) = cached_plans.iter().find(|p| p.serves(cached)) {
+                    attend.launch(pass, plan, cached)?;
+                }
+                match (&sparse, sparsity, &attends) {
+                    (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
+                        let of = Product {
+                            residual: Residual::InOut,
+                            ..Product::new(1, thresholds.output, &attended, &layer.output, &hidden)
+                        };
+                        sparse.product(pass, &of)?;
+                    }
+                    (_, _, Some((_, output))) => step.output.launch(pass, output)?,
+                    _ => {}
+                }
+                Ok(())
+            })?;
+            if let (Some(sparse), LayerSparsity::Cats { threshold }, Some(host)) =
+                (&sparse, sparsity, &layer.host)
+            {
+                let of = Offloaded {
+                    host,
+                    norm: &layer.mlp_norm,
+                    gate: &layer.gate_up,
+                };
+                sparse.brought(threshold, &of, &hidden, submit)?;
+                continue;
             }
+            submit(&mut |pass| {
+                match (&sparse, sparsity, &multiplies) {
+                    (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
+                        let up = Product {
+                            norm: Some(&layer.mlp_norm),
+                            gating: Gating::GateUp,
+                            ..Product::new(2, thresholds.gate_up, &hidden, &layer.gate_up, &gated)
+                        };
+                        sparse.product(pass, &up)?;
+                        let down = Product {
+                            residual: Residual::InOut,
+                            ..Product::new(3, thresholds.down, &gated, &layer.down, &hidden)
+                        };
+                        sparse.product(pass, &down)?;
+                    }
+                    (Some(sparse), LayerSparsity::Cats { threshold }, _) => {
+                        let of = NeuronWeights {
+                            norm: &layer.mlp_norm,
+                            gate: &layer.gate_up,
+                            pairs: &layer.down,
+                            predictor: layer.predictor.as_ref(),
+                        };
+                        sparse.neurons(pass, threshold, &of, &hidden)?;
+                    }
+                    (_, _, Some((gate_up, down))) => {
+                        if !fused {
+                            norm.run(pass, NormArgs::new(&hidden, &layer.mlp_norm, &normed))?;
+                        }
+                        step.gate_up.launch(pass, gate_up)?;
+                        step.down.launch(pass, down)?;
+                    }
+                    _ => {}
+                }
+                Ok(())
+            })?;
         }
         if let Some((which, logits)) = logits {
             let rows = match which {
@@ -732,14 +980,17 @@ impl Session {
                 Logits::All => 0..n,
             };
             let (hidden, normed) = (hidden.rows(rows.clone())?, normed.rows(rows.clone())?);
-            let mut args = LinearArgs::new(&hidden, &model.head, logits);
-            if fuses_norm(caps, rows.len()) {
-                args.norm = Some((&model.norm, eps));
-            } else {
-                norm.run(pass, NormArgs::new(&hidden, &model.norm, &normed))?;
-                args.x = &normed;
-            }
-            linear.run(pass, args)?;
+            submit(&mut |pass| {
+                let mut args = LinearArgs::new(&hidden, &model.head, logits);
+                if fuses_norm(caps, rows.len()) {
+                    args.norm = Some((&model.norm, eps));
+                } else {
+                    norm.run(pass, NormArgs::new(&hidden, &model.norm, &normed))?;
+                    args.x = &normed;
+                }
+                linear.run(pass, args)?;
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -768,19 +1019,15 @@ impl Decode for Session {
 
     fn feed_then(&mut self, tokens: &[u32], then: &Then<'_>) -> Result<&Tensor> {
         self.check(tokens)?;
-        let ctx = self.model.context().clone();
         let most = self.chunk();
         let last = tokens.len().div_ceil(most) - 1;
         for (i, chunk) in tokens.chunks(most).enumerate() {
             let ids = self.work.ids.rows(0..chunk.len())?;
             ids.write(chunk)?;
-            ctx.record(|pass| {
-                if i < last {
-                    return self.forward(pass, &ids, None);
-                }
-                self.forward(pass, &ids, Some((Logits::Last, &self.work.logits)))?;
-                then(pass, &self.work.logits)
-            })?;
+            match i < last {
+                true => self.submit(&ids, None, &|_, _| Ok(()))?,
+                false => self.submit(&ids, Some((Logits::Last, &self.work.logits)), then)?,
+            }
             self.cache.advance(chunk.len());
         }
         Ok(&self.work.logits)

@@ -9,6 +9,7 @@ pub mod embedded;
 mod generate;
 mod hyena;
 mod llama;
+mod offload;
 mod random;
 mod sampling;
 mod spacetime;
@@ -22,6 +23,7 @@ pub use config::{FilterConfig, HyenaConfig, LayerAttention, LlamaConfig, ModelCo
 pub use generate::{Decode, Generation, Then};
 pub use hyena::{Hyena, HyenaSession};
 pub use llama::{Llama, LlamaOptions, Logits, Session};
+pub use offload::Streamed;
 pub use sampling::{Sampler, Sampling};
 pub use spacetime::SpaceTime;
 pub use sparsity::{InputThresholds, LayerSparsity, SparseMethod, Thresholds};

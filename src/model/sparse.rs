@@ -1,5 +1,7 @@
 //! The linear layers of a decoder block that leave weights unread.
 
+use std::cell::RefCell;
+
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -7,16 +9,18 @@ use crate::kernels::elementwise::Activation;
 use crate::kernels::gemm::{Gating, Gemm, GemmArgs, Residual};
 use crate::kernels::linear::{Linear, LinearArgs};
 use crate::kernels::mlp::{
-    Histogram, Keep, SparseLinear, SparseLinearArgs, SparseMlp, SparseMlpArgs,
+    Histogram, Keep, Predicted, Predictor, SparseLinear, SparseLinearArgs, SparseMlp,
+    SparseMlpArgs, SparsePlan, StagedMlpArgs,
 };
 use crate::kernels::norm::{Norm, NormArgs};
 use crate::model::LlamaConfig;
+use crate::model::offload::HostNeurons;
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
 /// Tokens up to which only the weights that some token needs are read. With more, most are needed by some: values are masked,
 /// and the products dense.
-const FEW: usize = 4;
+pub(crate) const FEW: usize = 4;
 
 /// Memory for intermediate results, and what calibration counts.
 pub(crate) struct SparseWork {
@@ -27,6 +31,65 @@ pub(crate) struct SparseWork {
     ups: Tensor,
     /// Of each layer, each place.
     bins: Option<Vec<Vec<Tensor>>>,
+    /// Sums of layers whose neurons are brought in, at most [`FEW`] tokens.
+    partial: Option<Tensor>,
+    /// What predictors write, for at most [`FEW`] tokens.
+    predicted: Option<Predicted>,
+}
+
+/// The weights of an MLP by neurons.
+pub(crate) struct NeuronWeights<'a> {
+    pub norm: &'a Tensor,
+    pub gate: &'a Tensor,
+    pub pairs: &'a Tensor,
+    pub predictor: Option<&'a Predictor>,
+}
+
+/// The weights of an MLP whose neurons are brought in.
+pub(crate) struct Offloaded<'a> {
+    pub host: &'a HostNeurons,
+    pub norm: &'a Tensor,
+    pub gate: &'a Tensor,
+}
+
+impl Offloaded<'_> {
+    fn args<'a>(
+        &'a self,
+        hidden: &'a Tensor,
+        activations: &'a Tensor,
+        eps: f32,
+    ) -> StagedMlpArgs<'a, Tensor> {
+        StagedMlpArgs {
+            x: hidden,
+            gate: self.gate,
+            activations,
+            pairs: &self.host.pairs,
+            places: &self.host.places,
+            norm: Some((self.norm, eps)),
+            residual: Residual::InOut,
+            out: hidden,
+        }
+    }
+}
+
+/// Plans of a chunk: layers have the same layouts, and differ by their thresholds.
+#[derive(Default)]
+pub(crate) struct SparsePlans {
+    products: RefCell<[Option<SparsePlan>; 4]>,
+    neurons: RefCell<Option<SparsePlan>>,
+}
+
+/// The plan that is kept, or a new one, for a threshold.
+fn kept_plan(
+    kept: &mut Option<SparsePlan>,
+    threshold: f32,
+    plan: impl FnOnce() -> Result<SparsePlan>,
+) -> Result<SparsePlan> {
+    let plan = match kept {
+        Some(plan) => plan,
+        None => kept.insert(plan()?),
+    };
+    plan.at_threshold(threshold)
 }
 
 impl SparseWork {
@@ -43,7 +106,28 @@ impl SparseWork {
             gates: f32s(c.intermediate_size)?,
             ups: f32s(c.intermediate_size)?,
             bins: None,
+            partial: None,
+            predicted: None,
         })
+    }
+
+    /// With room for what predictors like this one write.
+    pub(crate) fn predicting(mut self, ctx: &Context, like: &Predictor) -> Result<Self> {
+        self.predicted = Some(like.memory(ctx, FEW)?);
+        Ok(self)
+    }
+
+    /// With room for what layers like this one keep while their neurons are brought in.
+    pub(crate) fn staged(mut self, ctx: &Context, like: &Offloaded<'_>) -> Result<Self> {
+        let hidden = Tensor::empty(ctx, DType::F32, self.normed.shape())?;
+        let args = like.args(&hidden, &self.gates, 0.0);
+        let op = SparseMlp {
+            activation: Activation::Silu,
+            threshold: 0.0,
+        };
+        let len = op.partial_len(ctx.capabilities(), &args.layouts())?;
+        self.partial = Some(Tensor::empty(ctx, DType::F32, [len])?);
+        Ok(self)
     }
 
     /// Begins to count magnitudes, at zero.
@@ -74,9 +158,16 @@ impl SparseWork {
     }
 
     /// The work of one layer for a chunk of `tokens`.
-    pub(crate) fn layer(&self, layer: usize, tokens: usize, eps: f32) -> SparseLayer<'_> {
+    pub(crate) fn layer<'a>(
+        &'a self,
+        plans: &'a SparsePlans,
+        layer: usize,
+        tokens: usize,
+        eps: f32,
+    ) -> SparseLayer<'a> {
         SparseLayer {
             work: self,
+            plans,
             layer,
             tokens,
             eps,
@@ -84,9 +175,14 @@ impl SparseWork {
     }
 }
 
+/// Records dispatches: into a pass that is under way, or into one of their own.
+pub(crate) type Submit<'a> =
+    dyn FnMut(&mut dyn FnMut(&mut Pass<'_>) -> Result<()>) -> Result<()> + 'a;
+
 /// One layer of a chunk.
 pub(crate) struct SparseLayer<'a> {
     work: &'a SparseWork,
+    plans: &'a SparsePlans,
     layer: usize,
     tokens: usize,
     eps: f32,
@@ -178,7 +274,10 @@ impl SparseLayer<'_> {
                 residual: of.residual,
                 ..SparseLinearArgs::new(of.x, of.weight, of.out)
             };
-            return op.run(pass, &args);
+            let caps = pass.capabilities();
+            let kept = &mut self.plans.products.borrow_mut()[of.place];
+            let plan = kept_plan(kept, of.threshold, || op.plan(caps, &args.layouts()))?;
+            return args.launch(pass, &plan);
         }
         let x = self.normed(pass, of.x, of.norm)?;
         self.count(pass, of.place, Activation::None, &x)?;
@@ -217,22 +316,33 @@ impl SparseLayer<'_> {
         &self,
         pass: &mut Pass<'_>,
         threshold: f32,
-        norm: &Tensor,
-        [gate, pairs]: [&Tensor; 2],
+        of: &NeuronWeights<'_>,
         hidden: &Tensor,
     ) -> Result<()> {
         let activation = Activation::Silu;
+        let &NeuronWeights {
+            norm, gate, pairs, ..
+        } = of;
         if self.reads_few() {
+            let norm = Some((norm, self.eps));
+            let predicted = of.predictor.and(self.work.predicted.as_ref());
+            if let (Some(predictor), Some(to)) = (of.predictor, predicted) {
+                predictor.run(pass, hidden, norm, to)?;
+            }
             let args = SparseMlpArgs {
-                norm: Some((norm, self.eps)),
+                norm,
+                listed: predicted.map(|p| &p.listed),
                 residual: Residual::InOut,
                 ..SparseMlpArgs::new(hidden, gate, pairs, hidden)
             };
-            return SparseMlp {
+            let op = SparseMlp {
                 activation,
                 threshold,
-            }
-            .run(pass, &args);
+            };
+            let caps = pass.capabilities();
+            let kept = &mut self.plans.neurons.borrow_mut();
+            let plan = kept_plan(kept, threshold, || op.plan(caps, &args.layouts()))?;
+            return args.launch(pass, &plan);
         }
         let k = hidden.shape()[1];
         let (up, down) = (pairs.narrow(1, 0..k)?, pairs.narrow(1, k..2 * k)?);
@@ -255,5 +365,32 @@ impl SparseLayer<'_> {
             ..GemmArgs::new(&kept, &down, hidden)
         };
         Gemm::default().run(pass, &args)
+    }
+
+    /// hidden += the MLP of the neurons that fire, brought in: what `submit` is given is recorded and submitted at once.
+    pub(crate) fn brought(
+        &self,
+        threshold: f32,
+        of: &Offloaded<'_>,
+        hidden: &Tensor,
+        submit: &mut Submit<'_>,
+    ) -> Result<()> {
+        let op = SparseMlp {
+            activation: Activation::Silu,
+            threshold,
+        };
+        let activations = self.part(&self.work.gates)?;
+        let args = of.args(hidden, &activations, self.eps);
+        let Some(partial) = &self.work.partial else {
+            return Err(Error::argument(
+                "session",
+                "resident",
+                "one for offloaded layers",
+            ));
+        };
+        submit(&mut |pass| op.run_gates(pass, &args))?;
+        of.host.bring(&activations, |neurons| {
+            submit(&mut |pass| op.run_rest(pass, &args, neurons.clone(), partial))
+        })
     }
 }

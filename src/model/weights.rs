@@ -189,15 +189,25 @@ impl<'a> Loader<'a> {
         shape: [usize; 2],
         arrange: impl FnOnce(&[Vec<f32>]) -> Vec<f32>,
     ) -> Result<Tensor> {
+        let (dtype, bytes) = self.arranged_bytes(names, arrange)?;
+        let tensor = Tensor::from_bytes(self.ctx, dtype, &bytes, shape)?;
+        self.ctx.flush()?;
+        Ok(tensor)
+    }
+
+    /// As [`arranged`](Self::arranged), for the host.
+    pub(crate) fn arranged_bytes(
+        &mut self,
+        names: &[String],
+        arrange: impl FnOnce(&[Vec<f32>]) -> Vec<f32>,
+    ) -> Result<(DType, Vec<u8>)> {
         let natural = natural(self.weights.tensor(&names[0])?.stored);
         let dtype = self.dtype.unwrap_or(natural);
         let values = names
             .iter()
             .map(|n| self.values(n))
             .collect::<Result<Vec<_>>>()?;
-        let tensor = Tensor::from_f32(self.ctx, dtype, &arrange(&values), shape)?;
-        self.ctx.flush()?;
-        Ok(tensor)
+        Ok((dtype, Tensor::encode_f32(dtype, &arrange(&values))?))
     }
 
     /// A vector, always f32: they are small, and norms want the precision.

@@ -7,7 +7,7 @@ use flashwave::kernels::ceilings::Probe;
 use flashwave::kernels::rope::{RopeConfig, RopeLayout, RopeScaling};
 use flashwave::kernels::sparse::Pattern;
 use flashwave::model::{
-    LayerAttention, LayerSparsity, Llama, LlamaConfig, Logits, Session, SparseMethod,
+    LayerAttention, Llama, LlamaConfig, Logits, Session, SparseMethod, Streamed,
 };
 use flashwave::quant::Format;
 use flashwave::{Capabilities, Context, DType, Layout, Result, Tensor};
@@ -153,8 +153,7 @@ fn sparse(scale: Scale) -> Vec<Row> {
                 ..shape(scale)
             };
             let exact = Llama::random(ctx, config, DType::F16)?;
-            let found = calibrated(&exact, method, sparsity)?;
-            let session = fed(exact.with_sparsity(found)?)?;
+            let session = fed(exact.calibrated(&prompt(&exact), sparsity)?)?;
             let ids = Tensor::from_slice(ctx, &[1u32], [1])?;
             let logits = Tensor::empty(ctx, DType::F32, [1, session.model().config().vocab_size])?;
             Ok(Prepared::new("model", move |pass, _| {
@@ -163,19 +162,6 @@ fn sparse(scale: Scale) -> Vec<Row> {
         }));
     }
     rows
-}
-
-/// Thresholds for a sparsity, found on the prompt.
-fn calibrated(model: &Llama, method: SparseMethod, sparsity: f64) -> Result<Vec<LayerSparsity>> {
-    let mut session = model.session(CONTEXT)?;
-    session.observe()?;
-    session.feed(&prompt(model))?;
-    let mut layers = Vec::new();
-    for places in session.histograms()? {
-        let found: Result<Vec<f32>> = places.iter().map(|h| h.threshold(sparsity)).collect();
-        layers.push(method.layer(&found?));
-    }
-    Ok(layers)
 }
 
 /// LongGen's hybrid (arXiv 2410.01485) beside the same stack with full attention: six layers of the 7B shape, 128K tokens
@@ -250,6 +236,79 @@ fn hybrid(ctx: &Context, config: LlamaConfig, at: usize, count: usize) -> Result
 /// Models have no tuning of their own.
 pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     rows(caps, scale)
+}
+
+/// What a token costs where MLPs are over a budget.
+#[derive(Clone, Copy, Debug)]
+pub struct OffloadCost {
+    /// The share of the MLPs' weights that the budget has room for.
+    pub share: f64,
+    /// Median time of a token, the host's included.
+    pub per_token: Duration,
+    /// What the timed tokens streamed.
+    pub streamed: Streamed,
+    /// Timed tokens.
+    pub tokens: usize,
+}
+
+/// Times tokens of the shape with half the neurons firing, within shares of what its MLPs take; 1: all on the device.
+pub fn offload_costs(ctx: &Context) -> Result<Vec<OffloadCost>> {
+    let config = shape(Scale::of(ctx.capabilities()));
+    let zero = vec![SparseMethod::Cats.layer(&[]); config.layers];
+    let config = LlamaConfig {
+        sparsity: zero,
+        ..config
+    };
+    let all = 3 * config.layers * config.intermediate_size * config.hidden_size * 2;
+    let exact = Llama::random(ctx, config.clone(), DType::F16)?;
+    let text = prompt(&exact);
+    let sparse = exact.calibrated(&text, 0.5)?;
+    let layers = sparse.config().sparsity.clone();
+    drop(exact);
+    let mut resident = Some(sparse);
+    let shares = [1.0, 0.9, 0.7, 0.5].into_iter();
+    shares
+        .map(|share| {
+            let budget = (all as f64 * share) as u64;
+            let model = match resident.take() {
+                Some(model) => model,
+                None => Llama::random_within(ctx, config.clone(), DType::F16, Some(budget))?
+                    .with_sparsity(layers.clone())?,
+            };
+            offload_cost(ctx, share, &model, &text)
+        })
+        .collect()
+}
+
+fn offload_cost(ctx: &Context, share: f64, model: &Llama, text: &[u32]) -> Result<OffloadCost> {
+    const TOKENS: usize = 24;
+    let mut session = model.session(2 * TOKENS)?;
+    let mut before = Streamed::default();
+    let mut times = Vec::new();
+    for (i, token) in text.iter().take(2 * TOKENS).enumerate() {
+        if i == TOKENS {
+            before = model.streamed().unwrap_or_default();
+            times.clear();
+        }
+        let started = Instant::now();
+        session.feed(&[*token])?;
+        ctx.wait()?;
+        times.push(started.elapsed());
+    }
+    times.sort();
+    let after = model.streamed().unwrap_or_default();
+    Ok(OffloadCost {
+        share,
+        per_token: times[TOKENS / 2],
+        streamed: Streamed {
+            fired: after.fired - before.fired,
+            hits: after.hits - before.hits,
+            bytes: after.bytes - before.bytes,
+            waits: after.waits - before.waits,
+            ..after
+        },
+        tokens: TOKENS,
+    })
 }
 
 /// What recording costs the host.

@@ -4,8 +4,8 @@ use flashwave::DType::{BF16, F16, F32, I8, U32};
 use flashwave::kernels::elementwise::Activation;
 use flashwave::kernels::gemm::{Gating, Residual};
 use flashwave::kernels::mlp::{
-    BINS, Histogram, InputTuning, Keep, NeuronTuning, SparseLinear, SparseLinearArgs, SparseMlp,
-    SparseMlpArgs,
+    BINS, Histogram, InputTuning, Keep, NeuronTuning, Predictor, SparseLinear, SparseLinearArgs,
+    SparseMlp, SparseMlpArgs, StagedMlpArgs,
 };
 use flashwave::reference::Real;
 use flashwave::reference::gemm::{Order, gate, rms_normed};
@@ -623,6 +623,85 @@ fn nan(ctx: &Context) -> Result<Outcome, Failure> {
     check_equal(&shows, &[true; 12])
 }
 
+/// A planted predictor: its scores are the gates themselves, so with a ReLU what it lists is what fires.
+fn predicted(ctx: &Context, rows: usize) -> Result<Outcome, Failure> {
+    let (n, k) = (150, 24);
+    let mut random = Random::new(Case::seed("predictor"));
+    let x = random.normals(rows * k, F32);
+    let gate = random.normals(n * k, F32);
+    let eye: Vec<f32> = (0..k * k).map(|i| f32::from(i % (k + 1) == 0)).collect();
+    let mut scores = vec![vec![0.0f64; n]; rows];
+    for (row, scores) in x.chunks(k).zip(&mut scores) {
+        for (score, weights) in scores.iter_mut().zip(gate.chunks(k)) {
+            *score = (row.iter().zip(weights))
+                .map(|(&x, &w)| f64::from(x * w))
+                .sum();
+        }
+    }
+    let t = threshold(&scores.concat(), Passing::Percent(30));
+    let fires = |i: usize| scores.iter().any(|s| s[i] > f64::from(t));
+    let expected: Vec<u32> = (0..n as u32).filter(|&i| fires(i as usize)).collect();
+    let x = Tensor::from_slice(ctx, &x, [rows, k])?;
+    let gate = Tensor::from_slice(ctx, &gate, [n, k])?;
+    let predictor = Predictor::new(Tensor::from_slice(ctx, &eye, [k, k])?, gate, t)?;
+    let to = predictor.memory(ctx, rows)?;
+    ctx.record(|pass| predictor.run(pass, &x, None, &to))?;
+    let listed = to.listed.to_vec::<u32>()?;
+    let count = expected.len();
+    check_equal(&listed[..=count], &[vec![count as u32], expected].concat())
+}
+
+/// In pieces, with the neurons in slots of another order, the result is that of the whole to the bit.
+fn staged(ctx: &Context, dtype: DType, rows: usize) -> Result<Outcome, Failure> {
+    let (n, k) = (150, 72);
+    let mut random = Random::new(Case::seed("staged"));
+    let size = 1.0 / (k as f64).sqrt();
+    let x = Tensor::from_f32(ctx, F32, &random.normals(rows * k, F32), [rows, k])?;
+    let norm = Tensor::from_f32(ctx, F32, &random.normals(k, F32), [k])?;
+    let gate = random.scaled_normals(n * k, dtype, size);
+    let gate = Tensor::from_f32(ctx, dtype, &gate, [n, k])?;
+    let bundles = random.scaled_normals(2 * n * k, dtype, size);
+    let pairs = Tensor::from_f32(ctx, dtype, &bundles, [n, 2 * k])?;
+    // 7 and 150 have no common divisor.
+    let places: Vec<u32> = (0..n as u32).map(|i| (7 * i + 3) % n as u32).collect();
+    let mut moved = vec![0.0; bundles.len()];
+    for (&place, bundle) in places.iter().zip(bundles.chunks(2 * k)) {
+        moved[place as usize * 2 * k..][..2 * k].copy_from_slice(bundle);
+    }
+    let (whole, pieces) = (
+        poisoned(ctx, F32, [rows, k])?,
+        poisoned(ctx, F32, [rows, k])?,
+    );
+    let op = SparseMlp {
+        activation: Activation::Silu,
+        threshold: 0.2,
+    };
+    let args = SparseMlpArgs {
+        norm: Some((&norm, 1e-5)),
+        ..SparseMlpArgs::new(&x, &gate, &pairs, &whole)
+    };
+    let parts = StagedMlpArgs {
+        x: &x,
+        gate: &gate,
+        activations: &poisoned(ctx, F32, [rows, n])?,
+        pairs: &Tensor::from_f32(ctx, dtype, &moved, [n, 2 * k])?,
+        places: &Tensor::from_slice(ctx, &places, [n])?,
+        norm: Some((&norm, 1e-5)),
+        residual: Residual::None,
+        out: &pieces,
+    };
+    let len = op.partial_len(ctx.capabilities(), &parts.layouts())?;
+    let partial = poisoned(ctx, F32, [len])?;
+    ctx.record(|pass| {
+        op.run(pass, &args)?;
+        op.run_gates(pass, &parts)?;
+        [0..40, 40..41, 41..n]
+            .into_iter()
+            .try_for_each(|range| op.run_rest(pass, &parts, range, &partial))
+    })?;
+    check_equal(&pieces.to_f32_vec()?, &whole.to_f32_vec()?)
+}
+
 /// The correctness matrix.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -647,6 +726,16 @@ pub fn cases() -> Vec<Case> {
     for with_b in [false, true] {
         let name = format!("two operands: {with_b}");
         cases.push(Case::new("mlp", "keep", name, move |ctx| kept(ctx, with_b)));
+    }
+    for (dtype, rows) in [(F32, 1), (F16, 1), (BF16, 3)] {
+        let name = format!("{dtype} {rows} rows");
+        let run = move |ctx: &Context| staged(ctx, dtype, rows);
+        cases.push(Case::new("mlp", "staged", name, run));
+    }
+    for rows in [1, 3] {
+        let name = format!("{rows} rows");
+        let run = move |ctx: &Context| predicted(ctx, rows);
+        cases.push(Case::new("mlp", "predictor", name, run));
     }
     cases.push(Case::new("mlp", "histogram", "histogram", counted));
     cases.push(Case::new("mlp", "nan", "nan", nan));
@@ -726,6 +815,27 @@ fn planned(caps: &Capabilities) -> Result<Vec<Launch>> {
         };
         launches.push(keep.plan(caps, &x, None, &y)?);
         launches.push(keep.plan(caps, &x, Some(&x), &y)?);
+        let scores = layout(F32, &[m, n])?;
+        launches.push(Predictor::plan_list(caps, &scores, 0.5)?);
+        if tw != I8 {
+            let (slots, places) = (layout(tw, &[16, 2 * k])?, layout(U32, &[n])?);
+            let staged = StagedMlpArgs {
+                x: &x,
+                gate: &gate,
+                activations: &scores,
+                pairs: &slots,
+                places: &places,
+                norm: Some((&norm, 1e-5)),
+                residual: Residual::InOut,
+                out: &y,
+            };
+            let op = SparseMlp {
+                activation: Activation::Silu,
+                threshold: 0.1,
+            };
+            launches.push(op.plan_gates(caps, &staged)?);
+            launches.extend(op.plan_rest(caps, &staged, 0..n)?.launches().cloned());
+        }
         launches.push(Histogram::plan(
             caps,
             Activation::Silu,

@@ -96,7 +96,7 @@ pub struct InputTuning {
     pub lanes: u32,
     /// Workgroups that share the inputs of a list.
     pub splits: u32,
-    /// Inputs that become a list at a time: a multiple of 32, at most 32 `workgroup`.
+    /// Inputs that become a list at a time: a multiple of 4, at most 32 `workgroup`.
     pub block: u32,
     /// Rows of weights that are loaded before they are used: 1 to 8.
     pub unroll: u32,
@@ -166,23 +166,31 @@ impl SparseLinear {
 
     /// What a sweep should try on this device for one row of `k` elements.
     pub fn candidates(caps: &Capabilities, k: usize) -> Vec<InputTuning> {
-        let mut found = Vec::new();
-        for (workgroup, lanes) in [(256, 4), (256, 8), (256, 32), (512, 4), (512, 8), (512, 32)] {
-            for (splits, unroll) in [(1, 4), (1, 8), (4, 4), (8, 4)] {
-                // Narrow parts of rows and many splits together leave little to a workgroup.
-                if (splits == 8) != (lanes == 32) {
-                    continue;
-                }
-                found.push(InputTuning {
-                    workgroup,
-                    lanes,
-                    splits,
-                    block: block(caps, k, workgroup, splits, 1),
-                    unroll,
-                    rows: 1,
-                });
-            }
-        }
+        let whole = [(256, 8, 4), (256, 8, 8), (512, 4, 4), (512, 8, 4)]
+            .map(|(workgroup, lanes, unroll)| (workgroup, lanes, 1, unroll));
+        let split = [4, 8, 16, 32].into_iter().flat_map(|splits| {
+            [
+                (256, 32, 4),
+                (256, 32, 8),
+                (256, 64, 4),
+                (256, 64, 8),
+                (512, 32, 4),
+                (512, 64, 4),
+            ]
+            .map(|(workgroup, lanes, unroll)| (workgroup, lanes, splits, unroll))
+        });
+        let mut found: Vec<InputTuning> = whole
+            .into_iter()
+            .chain(split)
+            .map(|(workgroup, lanes, splits, unroll)| InputTuning {
+                workgroup,
+                lanes,
+                splits,
+                block: block(caps, k, workgroup, splits, 1),
+                unroll,
+                rows: 1,
+            })
+            .collect();
         found.retain(|t| {
             t.workgroup <= caps.invocations && workgroup_bytes(t) <= caps.workgroup_bytes
         });
@@ -247,8 +255,8 @@ impl SparseLinear {
             && tuning.lanes.is_power_of_two()
             && tuning.lanes <= tuning.workgroup
             && (1..=256).contains(&tuning.splits)
-            && tuning.block.is_multiple_of(32)
-            && (32..=32 * tuning.workgroup).contains(&tuning.block)
+            && tuning.block.is_multiple_of(4)
+            && (4..=32 * tuning.workgroup).contains(&tuning.block)
             && (1..=8).contains(&tuning.unroll)
             && (1..=SHARED_ROWS as u32).contains(&tuning.rows)
             && workgroup_bytes(tuning) <= caps.workgroup_bytes;
@@ -311,28 +319,29 @@ impl SparseLinear {
         Ok(SparsePlan {
             product: Launch::new(caps, recipe, grid, &params)?,
             sum: (splits > 1).then(|| sum.plan(caps, output)).transpose()?,
+            threshold_at: std::mem::offset_of!(Params, threshold),
             partial: splits * x.rows * stride,
         })
     }
 }
 
 fn workgroup_bytes(t: &InputTuning) -> u32 {
-    // Scratch of two sums, the list of two entries a word, masks and counts. Each array is rounded up to 16 bytes.
-    20 * t.workgroup + 4 * (t.block.div_ceil(2 * t.splits) + t.block / 16) + 80
+    // Scratch of sums and ranks, a list with the values of every row. Each array is rounded up to 16 bytes.
+    24 * t.workgroup + 4 * t.block.div_ceil(t.splits) * (1 + t.rows) + 80
 }
 
-/// Inputs of a list: all of them, if they fit.
+/// Inputs of a list: all of them, if they fit and leave room for a second workgroup.
 fn block(caps: &Capabilities, k: usize, workgroup: u32, splits: u32, rows: u32) -> u32 {
     let mut tuning = InputTuning {
         workgroup,
         lanes: 1,
         splits,
-        block: (k.next_multiple_of(32) as u32).min(32 * workgroup),
+        block: (k.next_multiple_of(4) as u32).min(32 * workgroup),
         unroll: 1,
         rows,
     };
-    while workgroup_bytes(&tuning) > caps.workgroup_bytes && tuning.block > 32 {
-        tuning.block = (tuning.block / 2).next_multiple_of(32);
+    while workgroup_bytes(&tuning) > caps.workgroup_bytes / 2 && tuning.block > 4 {
+        tuning.block = (tuning.block / 2).next_multiple_of(4);
     }
     tuning.block
 }

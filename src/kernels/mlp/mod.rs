@@ -12,12 +12,16 @@ mod histogram;
 mod inputs;
 mod keep;
 mod neurons;
+mod predictor;
+mod staged;
 
 pub(crate) use histogram::check_sparsity;
 pub use histogram::{BINS, Histogram};
 pub use inputs::{InputTuning, SparseLinear, SparseLinearArgs};
 pub use keep::Keep;
 pub use neurons::{NeuronTuning, SparseMlp, SparseMlpArgs};
+pub use predictor::{Predicted, Predictor};
+pub use staged::StagedMlpArgs;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -197,7 +201,10 @@ impl Sum {
     fn plan(&self, caps: &Capabilities, out: &Output<'_>) -> Result<Launch> {
         // 128 bytes of a row of partial sums an access; as many teams as there is work for.
         const LANES: usize = 8;
-        let teams = self.parts.div_ceil(4).next_power_of_two().clamp(4, 32);
+        const TEAMS: usize = 32;
+        const AHEAD: usize = 4;
+        let teams = (self.parts.div_ceil(4).next_power_of_two()).clamp(4, TEAMS);
+        let ahead = self.parts.div_ceil(teams).min(AHEAD);
         let [residual_offset, residual_stride] = out.residual_at();
         let params = SumParams {
             n: out.y.cols as u32,
@@ -217,6 +224,7 @@ impl Sum {
             .with("GATED", self.gating.constant())
             .with("VEC", out.vec())
             .with("L", LANES as u32)
+            .with("AHEAD", ahead as u32)
             .with("WG", (LANES * teams) as u32);
         let grid = [out.y.cols.div_ceil(4 * LANES), 1, out.y.rows];
         Launch::new(caps, recipe, grid, &params)
@@ -232,9 +240,19 @@ pub struct SparsePlan {
     pub sum: Option<Launch>,
     /// Elements between the two, f32.
     partial: usize,
+    /// Where the threshold is among the product's parameters.
+    threshold_at: usize,
 }
 
 impl SparsePlan {
+    /// The same for another threshold, which must be finite and not negative.
+    pub fn at_threshold(&self, threshold: f32) -> Result<Self> {
+        let bits = threshold_bits(threshold)?;
+        let mut plan = self.clone();
+        plan.product.params = plan.product.params.with_word(self.threshold_at, bits);
+        Ok(plan)
+    }
+
     /// All dispatches.
     pub fn launches(&self) -> impl Iterator<Item = &Launch> {
         std::iter::once(&self.product).chain(&self.sum)

@@ -1,5 +1,7 @@
 //! The gated MLP of the neurons that fire.
 
+use std::ops::Range;
+
 use arrayvec::ArrayVec;
 use bytemuck::{Pod, Zeroable};
 
@@ -126,12 +128,31 @@ struct Params {
     norm_offset: u32,
     threshold: u32,
     eps: f32,
+    first_neuron: u32,
+    end_neuron: u32,
+}
+
+/// Which part of the work a dispatch does, for which neurons.
+#[derive(Clone, Debug)]
+pub(super) struct Stage {
+    pub(super) name: &'static str,
+    pub(super) neurons: Range<usize>,
+}
+
+impl Stage {
+    /// All of it.
+    fn whole(neurons: usize) -> Self {
+        Self {
+            name: "whole",
+            neurons: 0..neurons,
+        }
+    }
 }
 
 /// A problem that has been checked.
-struct Checked<'a> {
+pub(super) struct Checked<'a> {
     x: Rows,
-    gate: Rows,
+    pub(super) gate: Rows,
     pairs: Rows,
     norm: Option<Rows>,
     output: Output<'a>,
@@ -146,9 +167,10 @@ impl SparseMlp {
         caps: &Capabilities,
         args: &SparseMlpArgs<'_, Layout>,
     ) -> Result<SparsePlan> {
-        let problem = self.check(args)?;
+        let problem = self.check(args, args.gate.shape()[0])?;
         let tuning = choose(caps, &problem);
-        launches(self.activation, caps, args, &problem, &tuning)
+        let all = Stage::whole(problem.gate.rows);
+        self.launches(caps, args, &problem, &tuning, &all)
     }
 
     /// Plans the dispatches with a given tuning.
@@ -158,8 +180,21 @@ impl SparseMlp {
         args: &SparseMlpArgs<'_, Layout>,
         tuning: &NeuronTuning,
     ) -> Result<SparsePlan> {
-        let problem = self.check(args)?;
-        launches(self.activation, caps, args, &problem, tuning)
+        let problem = self.check(args, args.gate.shape()[0])?;
+        let all = Stage::whole(problem.gate.rows);
+        self.launches(caps, args, &problem, tuning, &all)
+    }
+
+    /// Plans a part of the work, cut as all of it is.
+    pub(super) fn plan_stage(
+        &self,
+        caps: &Capabilities,
+        args: &SparseMlpArgs<'_, Layout>,
+        stage: &Stage,
+    ) -> Result<SparsePlan> {
+        let problem = self.check(args, args.pairs.shape()[0])?;
+        let tuning = choose(caps, &problem);
+        self.launches(caps, args, &problem, &tuning, stage)
     }
 
     /// Records the MLP.
@@ -193,14 +228,15 @@ impl SparseMlp {
         found
     }
 
-    fn check<'a>(&self, args: &SparseMlpArgs<'a, Layout>) -> Result<Checked<'a>> {
+    /// `pairs`: how many rows they have.
+    fn check<'a>(&self, args: &SparseMlpArgs<'a, Layout>, pairs: usize) -> Result<Checked<'a>> {
         args.x.require_float("x")?;
         let x = args.x.as_rows("x")?;
         check_rows(&x)?;
-        let (gate, pairs) = (args.gate.as_rows("gate")?, args.pairs.as_rows("pairs")?);
+        let gate = args.gate.as_rows("gate")?;
         args.gate.require_shape("gate", &[gate.rows, x.cols])?;
-        args.pairs
-            .require_shape("pairs", &[gate.rows, 2 * x.cols])?;
+        args.pairs.require_shape("pairs", &[pairs, 2 * x.cols])?;
+        let pairs = args.pairs.as_rows("pairs")?;
         args.pairs.require_dtype("pairs", args.gate.dtype())?;
         let norm = check_norm(args.norm, x.cols)?;
         // The second half of a row of pairs has to begin as its first does.
@@ -278,82 +314,89 @@ fn choose(caps: &Capabilities, problem: &Checked<'_>) -> NeuronTuning {
     tuning
 }
 
-fn launches(
-    activation: Activation,
-    caps: &Capabilities,
-    args: &SparseMlpArgs<'_, Layout>,
-    problem: &Checked<'_>,
-    tuning: &NeuronTuning,
-) -> Result<SparsePlan> {
-    let Checked {
-        x,
-        gate,
-        pairs,
-        norm,
-        output,
-        ..
-    } = problem;
-    let fits = tuning.workgroup.is_power_of_two()
-        && (32..=caps.invocations).contains(&tuning.workgroup)
-        && (1..=caps.workgroups).contains(&tuning.groups)
-        && (32..=tuning.workgroup).contains(&tuning.block)
-        && tuning.block.is_multiple_of(32)
-        && [1, 2, 4, 8].contains(&tuning.unroll)
-        && (1..=SHARED_ROWS as u32).contains(&tuning.rows)
-        && tuning.rows * tuning.unroll <= tuning.workgroup
-        && workgroup_bytes(caps, tuning) <= caps.workgroup_bytes;
-    if !fits {
-        return Err(unfit(tuning, caps));
+impl SparseMlp {
+    fn launches(
+        &self,
+        caps: &Capabilities,
+        args: &SparseMlpArgs<'_, Layout>,
+        problem: &Checked<'_>,
+        tuning: &NeuronTuning,
+        stage: &Stage,
+    ) -> Result<SparsePlan> {
+        let Checked {
+            x,
+            gate,
+            pairs,
+            norm,
+            output,
+            ..
+        } = problem;
+        let fits = tuning.workgroup.is_power_of_two()
+            && (32..=caps.invocations).contains(&tuning.workgroup)
+            && (1..=caps.workgroups).contains(&tuning.groups)
+            && (32..=tuning.workgroup).contains(&tuning.block)
+            && tuning.block.is_multiple_of(32)
+            && [1, 2, 4, 8].contains(&tuning.unroll)
+            && (1..=SHARED_ROWS as u32).contains(&tuning.rows)
+            && tuning.rows * tuning.unroll <= tuning.workgroup
+            && workgroup_bytes(caps, tuning) <= caps.workgroup_bytes;
+        if !fits {
+            return Err(unfit(tuning, caps));
+        }
+        let step = 8 * tuning.workgroup as usize;
+        let spans = x.cols.div_ceil(step);
+        let stride = x.cols.next_multiple_of(8);
+        let params = Params {
+            n: gate.rows as u32,
+            k: x.cols as u32,
+            rows: x.rows as u32,
+            groups: tuning.groups,
+            stride: stride as u32,
+            x_offset: x.offset as u32,
+            x_stride: x.stride as u32,
+            gate_offset: gate.offset as u32,
+            gate_stride: gate.stride as u32,
+            pairs_offset: pairs.offset as u32,
+            pairs_stride: pairs.stride as u32,
+            norm_offset: norm.as_ref().map_or(0, |r| r.offset as u32),
+            threshold: problem.threshold,
+            eps: args.norm.map_or(0.0, |(_, eps)| eps),
+            first_neuron: stage.neurons.start as u32,
+            end_neuron: stage.neurons.end as u32,
+        };
+        let recipe = Recipe::new("mlp/neurons")
+            .with("X", args.x.dtype())
+            .with("W", args.gate.dtype())
+            .with("NORM", args.norm.map(|(w, _)| w.dtype()))
+            .with("STAGE", stage.name)
+            .with("F", self.activation.name())
+            .with("LISTED", u32::from(args.listed.is_some()))
+            .with("CHUNK", problem.chunk)
+            .with("FULL", u32::from(x.cols == spans * step))
+            .with("M", tuning.rows)
+            .with("U", tuning.unroll)
+            .with("NB", tuning.block)
+            .with("SPANS", spans as u32)
+            .with("WG", tuning.workgroup)
+            .with("LEAST", least_subgroup(caps, tuning.workgroup))
+            .with("REDUCE", caps.reduce_tier());
+        let grid = [
+            tuning.groups as usize,
+            1,
+            x.rows.div_ceil(tuning.rows as usize),
+        ];
+        let sum = Sum {
+            parts: tuning.groups as usize,
+            stride,
+            up: 0,
+            activation: Activation::None,
+            gating: Gating::None,
+        };
+        Ok(SparsePlan {
+            product: Launch::new(caps, recipe, grid, &params)?,
+            sum: Some(sum.plan(caps, output)?),
+            threshold_at: std::mem::offset_of!(Params, threshold),
+            partial: tuning.groups as usize * x.rows * stride,
+        })
     }
-    let step = 8 * tuning.workgroup as usize;
-    let spans = x.cols.div_ceil(step);
-    let stride = x.cols.next_multiple_of(8);
-    let params = Params {
-        n: gate.rows as u32,
-        k: x.cols as u32,
-        rows: x.rows as u32,
-        groups: tuning.groups,
-        stride: stride as u32,
-        x_offset: x.offset as u32,
-        x_stride: x.stride as u32,
-        gate_offset: gate.offset as u32,
-        gate_stride: gate.stride as u32,
-        pairs_offset: pairs.offset as u32,
-        pairs_stride: pairs.stride as u32,
-        norm_offset: norm.as_ref().map_or(0, |r| r.offset as u32),
-        threshold: problem.threshold,
-        eps: args.norm.map_or(0.0, |(_, eps)| eps),
-    };
-    let recipe = Recipe::new("mlp/neurons")
-        .with("X", args.x.dtype())
-        .with("W", args.gate.dtype())
-        .with("NORM", args.norm.map(|(w, _)| w.dtype()))
-        .with("F", activation.name())
-        .with("LISTED", u32::from(args.listed.is_some()))
-        .with("CHUNK", problem.chunk)
-        .with("FULL", u32::from(x.cols == spans * step))
-        .with("M", tuning.rows)
-        .with("U", tuning.unroll)
-        .with("NB", tuning.block)
-        .with("SPANS", spans as u32)
-        .with("WG", tuning.workgroup)
-        .with("LEAST", least_subgroup(caps, tuning.workgroup))
-        .with("REDUCE", caps.reduce_tier());
-    let grid = [
-        tuning.groups as usize,
-        1,
-        x.rows.div_ceil(tuning.rows as usize),
-    ];
-    let sum = Sum {
-        parts: tuning.groups as usize,
-        stride,
-        up: 0,
-        activation: Activation::None,
-        gating: Gating::None,
-    };
-    Ok(SparsePlan {
-        product: Launch::new(caps, recipe, grid, &params)?,
-        sum: Some(sum.plan(caps, output)?),
-        partial: tuning.groups as usize * x.rows * stride,
-    })
 }

@@ -16,17 +16,20 @@ use serde::Serialize;
 use crate::decode_cost;
 use crate::device::{DeviceArgs, checks_name, heading};
 use crate::plot::Figures;
-use crate::units::rate;
+use crate::units::{bytes, rate, seconds};
 
 /// Work ahead of every timed row, so that the card's clocks are up.
 const HEAT: Duration = Duration::from_millis(120);
+
+/// `--only` for what MLPs over a budget cost: timed by the host, which is in the loop, so not a row.
+const OFFLOAD: &str = "offload";
 
 /// Options of `flashwave bench`.
 #[derive(Args)]
 pub struct BenchArgs {
     /// Only this family of kernels
     family: Option<String>,
-    /// Only rows whose name contains PART (gemm, f16, 4096, …)
+    /// Only rows whose name contains PART (gemm, f16, 4096, …); of the family model, `offload`: MLPs over a budget
     #[arg(long, value_name = "PART")]
     only: Option<String>,
     /// Print a JSON object a line, as torch_baseline.py does
@@ -89,7 +92,7 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
         })
         .filter(|row| row.work.contains(part))
         .collect();
-    if rows.is_empty() {
+    if rows.is_empty() && part != OFFLOAD {
         bail!("--only: {part}; allowed: a part of a row's name");
     }
     let mut record = args.record.as_deref().map(open_record).transpose()?;
@@ -136,6 +139,9 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
     if "model".contains(filter) && part.is_empty() && !args.sweep {
         host_cost(&mut out, &ctx, args.json)?;
     }
+    if filter == "model" && part == OFFLOAD {
+        offload_costs(&mut out, &ctx)?;
+    }
     if let (Some(folder), "hyena") = (&args.plot, filter) {
         let file = folder.join("hyena_decode.svg");
         decode_cost::run(&mut out, &ctx, &ceilings, &file)?;
@@ -176,6 +182,32 @@ fn time(
 }
 
 /// The processor's time for a dispatch of a decode step.
+fn offload_costs(out: &mut impl Write, ctx: &Context) -> Result<()> {
+    let costs = model::offload_costs(ctx)?;
+    let mlps = costs.last().map_or(0, |c| c.streamed.total_bytes);
+    writeln!(
+        out,
+        "half the neurons fire (cats 0.5); the MLPs' weights are {}",
+        bytes(mlps)
+    )?;
+    writeln!(out, "on the device  a token   hits  streamed a token")?;
+    for cost in costs {
+        let tokens = cost.tokens as u64;
+        writeln!(
+            out,
+            "{:>12.0}%  {:>8}  {:>4.0}%  {}",
+            100.0 * cost.share,
+            seconds(cost.per_token.as_secs_f64()),
+            match cost.streamed.fired {
+                0 => 100.0,
+                _ => 100.0 * cost.streamed.hit_rate(),
+            },
+            bytes(cost.streamed.bytes / tokens)
+        )?;
+    }
+    Ok(())
+}
+
 fn host_cost(out: &mut impl Write, ctx: &Context, json: bool) -> Result<()> {
     let cost = model::host_cost(ctx)?;
     let us = digits(cost.per_dispatch.as_secs_f64() * 1e6);

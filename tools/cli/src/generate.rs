@@ -8,10 +8,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use flashwave::kernels::attention::KvFormat;
 use flashwave::loader::{TokenStream, Tokenizer, Weights};
-use flashwave::model::{Generation, LlamaOptions, Model, Sampling, Thresholds, embedded};
+use flashwave::model::{
+    Generation, Llama, LlamaOptions, Model, Sampling, SparseMethod, Streamed, Thresholds, embedded,
+};
 use flashwave::quant::Format;
 use flashwave::{Context, DType, Error};
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::units::bytes;
 
 /// Writes text with a model.
 #[derive(Args)]
@@ -65,6 +69,13 @@ pub struct Generate {
     /// Leave weights unread: a file that `flashwave calibrate` wrote for this model.
     #[arg(long, value_name = "FILE")]
     thresholds: Option<PathBuf>,
+    /// Leave out this share of the MLPs' neurons (0 to 1), by thresholds found on text that the model writes itself.
+    #[arg(long, conflicts_with_all = ["thresholds", "budget"], allow_negative_numbers = true)]
+    sparsity: Option<f64>,
+    /// Bytes that the weights of MLPs may take on the device; neurons beyond stay in host memory and are brought in as they fire.
+    /// With --thresholds of the method cats, or exactly.
+    #[arg(long, value_name = "BYTES")]
+    budget: Option<u64>,
     /// Go on after the model's end-of-text token.
     #[arg(long)]
     ignore_eos: bool,
@@ -93,6 +104,9 @@ impl Generate {
     pub fn run(&self, ctx: &Context) -> Result<()> {
         // All arguments are checked before a large model is read.
         let sampling = self.sampling()?;
+        if let Some(sparsity) = self.sparsity.filter(|s| !(0.0..=1.0).contains(s)) {
+            bail!("--sparsity: {sparsity}; allowed: 0 to 1");
+        }
         let weights = match &self.model {
             Some(path) => Weights::open_with_tokenizer(path, self.tokenizer.as_deref())
                 .with_context(|| format!("--model {}", path.display()))?,
@@ -129,6 +143,11 @@ impl Generate {
             println!("{}", ids.join(" "));
         }
         report(ctx, prompt.len(), ids.len(), first.unwrap_or(total), total);
+        if let Model::Llama(model) = &model
+            && let Some(streamed) = model.streamed()
+        {
+            report_streamed(&streamed, prompt.len() + ids.len());
+        }
         Ok(())
     }
 
@@ -169,8 +188,12 @@ impl Generate {
             activations: self.activations,
             sparsity: match &self.thresholds {
                 Some(path) => Thresholds::load(path, weights)?.layers,
+                None if self.sparsity.is_some() => {
+                    vec![SparseMethod::Cats.layer(&[]); weights.config().llama()?.layers]
+                }
                 None => Vec::new(),
             },
+            budget: self.budget,
             ..LlamaOptions::default()
         };
         let bar = if std::io::stderr().is_terminal() {
@@ -187,7 +210,12 @@ impl Generate {
             bar.set_message(p.tensor.to_string());
         })?;
         bar.finish_and_clear();
-        Ok(model)
+        match (self.sparsity, &model) {
+            (Some(sparsity), Model::Llama(llama)) => {
+                Ok(Model::Llama(self_calibrated(llama, weights, sparsity)?))
+            }
+            _ => Ok(model),
+        }
     }
 
     /// The prompt's tokens, BOS first where the model has one.
@@ -208,6 +236,21 @@ impl Generate {
         }
         Ok(ids)
     }
+}
+
+/// Thresholds found on text that the model writes.
+fn self_calibrated(model: &Llama, weights: &Weights, sparsity: f64) -> Result<Llama> {
+    const TOKENS: usize = 512;
+    let first = weights.config().bos_token_id().unwrap_or(0);
+    let room = TOKENS.min(model.config().max_positions);
+    let written = model
+        .session(room)?
+        .generate(&[first], &Sampling::temperature(1.0))?
+        .ignore_eos()
+        .take(room - 1)
+        .collect::<flashwave::Result<Vec<u32>>>()?;
+    let text = [vec![first], written].concat();
+    Ok(model.calibrated(&text, sparsity)?)
 }
 
 /// Streams text to standard output as tokens complete it.
@@ -242,6 +285,22 @@ impl<'a> Printer<'a> {
         }
         Ok(())
     }
+}
+
+/// What MLPs over the budget cost.
+fn report_streamed(streamed: &Streamed, tokens: usize) {
+    eprintln!(
+        "MLPs             {} of {} on the device, {:.1}% of the neurons that fired found there",
+        bytes(streamed.resident_bytes),
+        bytes(streamed.total_bytes),
+        100.0 * streamed.hit_rate()
+    );
+    eprintln!(
+        "streamed         {} bytes, {} a token; the host waited {} times",
+        streamed.bytes,
+        bytes(streamed.bytes / tokens.max(1) as u64),
+        streamed.waits
+    );
 }
 
 /// Rates: the first token waits for the prompt's pass, the others for one step each.

@@ -3,7 +3,9 @@
 use anyhow::{Result, bail};
 use flashwave::Tensor;
 use flashwave::kernels::gemm::{Gating, Residual};
-use flashwave::kernels::mlp::{Keep, SparseLinear, SparseLinearArgs, SparseMlp, SparseMlpArgs};
+use flashwave::kernels::mlp::{
+    Keep, Predictor, SparseLinear, SparseLinearArgs, SparseMlp, SparseMlpArgs,
+};
 
 use super::call::Call;
 use super::dense::{ACTIVATION, activation, chosen_activation};
@@ -65,6 +67,21 @@ pub const ENTRIES: &[Entry] = &[
         run: linear,
     },
     Entry {
+        name: "predict",
+        about: "neurons whose score up (down x) is above the threshold for some row, ascending (PowerInfer)",
+        inputs: &[
+            float("x", "[.., k], at most 16 rows"),
+            float("down", "[r, k]"),
+            float("up", "[n, r]"),
+        ],
+        params: &[THRESHOLD],
+        outputs: &[Output {
+            name: "listed",
+            shape: "[1 + n], u32: how many, then which",
+        }],
+        run: predict,
+    },
+    Entry {
         name: "keep",
         about: "F(a) b where |F(a)| is above the threshold, 0 elsewhere",
         inputs: &[float("a", "[.., n]"), optional("b", "[.., n]")],
@@ -122,6 +139,18 @@ fn linear(call: &mut Call<'_>) -> Result<()> {
     };
     call.ctx().record(|pass| op.run(pass, &args))?;
     call.output("out", out)
+}
+
+fn predict(call: &mut Call<'_>) -> Result<()> {
+    let (x, down, up) = (call.tensor("x")?, call.tensor("down")?, call.tensor("up")?);
+    let predictor = Predictor::new(down, up, threshold(call)?)?;
+    let rows = x.layout().as_rows("x")?.rows;
+    let to = predictor.memory(call.ctx(), rows)?;
+    // Beyond the list there is nothing.
+    to.listed.write(&vec![0u32; to.listed.len()])?;
+    call.ctx()
+        .record(|pass| predictor.run(pass, &x, None, &to))?;
+    call.output("listed", to.listed)
 }
 
 fn keep(call: &mut Call<'_>) -> Result<()> {

@@ -344,6 +344,157 @@ fn configs_that_contradict_the_weights_are_refused() {
     );
 }
 
+/// The words of GPTQ's and AWQ's folders for the same matrices: codes, zero points and scales that are a function of the place.
+fn packed(awq: bool) -> Files {
+    let code = |row: usize, k: usize| ((row * 7 + k * 3 + row * k) % 16) as u32;
+    let zero = |row: usize, g: usize| ((row * 5 + g) % 15 + 1) as u32;
+    let scale = |row: usize, g: usize| f16::from_f32(0.01 * (1 + row % 9 + g) as f32);
+    // Of the eight outputs of a word, the one at each place.
+    let order = if awq {
+        [0, 2, 4, 6, 1, 3, 5, 7]
+    } else {
+        [0, 1, 2, 3, 4, 5, 6, 7]
+    };
+    let word =
+        |of: &dyn Fn(usize) -> u32| (0..8).map(|i| of(i) << (4 * i)).sum::<u32>().to_le_bytes();
+    let mut list: Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (name, _, shape) in models::tensors() {
+        if !name.contains("_proj") {
+            let count = shape.iter().product();
+            let bytes = models::f32_bytes(&models::values(3, count));
+            list.push((name, safetensors::Dtype::F32, shape, bytes));
+            continue;
+        }
+        let base = name.strip_suffix("weight").unwrap();
+        let (rows, cols) = (shape[0], shape[1]);
+        let groups = cols / 32;
+        let (qweight, shape): (Vec<u8>, _) = if awq {
+            let each = (0..cols).flat_map(|k| (0..rows / 8).map(move |n| (k, n)));
+            (
+                each.flat_map(|(k, n)| word(&|i| code(8 * n + order[i], k)))
+                    .collect(),
+                vec![cols, rows / 8],
+            )
+        } else {
+            let each = (0..cols / 8).flat_map(|k| (0..rows).map(move |n| (k, n)));
+            (
+                each.flat_map(|(k, n)| word(&|i| code(n, 8 * k + i)))
+                    .collect(),
+                vec![cols / 8, rows],
+            )
+        };
+        list.push((
+            format!("{base}qweight"),
+            safetensors::Dtype::I32,
+            shape,
+            qweight,
+        ));
+        let each = (0..groups).flat_map(|g| (0..rows / 8).map(move |n| (g, n)));
+        let stored = |row: usize, g: usize| zero(row, g) - u32::from(!awq);
+        let zeros = each
+            .flat_map(|(g, n)| word(&|i| stored(8 * n + order[i], g)))
+            .collect();
+        list.push((
+            format!("{base}qzeros"),
+            safetensors::Dtype::I32,
+            vec![groups, rows / 8],
+            zeros,
+        ));
+        let each = (0..groups).flat_map(|g| (0..rows).map(move |n| (g, n)));
+        let scales = each.flat_map(|(g, n)| scale(n, g).to_le_bytes()).collect();
+        list.push((
+            format!("{base}scales"),
+            safetensors::Dtype::F16,
+            vec![groups, rows],
+            scales,
+        ));
+        if !awq {
+            let groups = (0..cols as i32)
+                .flat_map(|k| (k / 32).to_le_bytes())
+                .collect();
+            list.push((
+                format!("{base}g_idx"),
+                safetensors::Dtype::I32,
+                vec![cols],
+                groups,
+            ));
+        }
+    }
+    let views = list.iter().map(|(name, dtype, shape, bytes)| {
+        let view = safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes);
+        (name, view.unwrap())
+    });
+    let method = if awq { "awq" } else { "gptq" };
+    let config = models::CONFIG.replace(
+        "\"bos_token_id\"",
+        &format!("\"quantization_config\": {{\"quant_method\": \"{method}\", \"bits\": 4, \"group_size\": 32}}, \"bos_token_id\""),
+    );
+    vec![
+        ("config.json".to_owned(), config.into_bytes()),
+        (
+            "model.safetensors".to_owned(),
+            safetensors::serialize(views, None).unwrap(),
+        ),
+    ]
+}
+
+#[test]
+fn gptq_and_awq_folders_are_read_without_rounding() {
+    let [gptq, awq] = [false, true].map(|awq| Weights::from_bytes(packed(awq)).unwrap());
+    assert!(gptq.names().eq(awq.names()));
+    for (name, _, shape) in models::tensors() {
+        if !name.contains("_proj") {
+            continue;
+        }
+        let matrix = gptq.tensor(&name).unwrap().quant().unwrap().unwrap();
+        assert_eq!(
+            matrix,
+            awq.tensor(&name).unwrap().quant().unwrap().unwrap(),
+            "{name}"
+        );
+        assert_eq!(matrix.layout().format.to_string(), "int4/along32/f16/point");
+        for (i, value) in matrix.decode().into_iter().enumerate() {
+            let (row, k) = (i / shape[1], i % shape[1]);
+            let code = ((row * 7 + k * 3 + row * k) % 16) as f64;
+            let zero = ((row * 5 + k / 32) % 15 + 1) as f64;
+            let scale = f16::from_f32(0.01 * (1 + row % 9 + k / 32) as f32).to_f64();
+            assert_eq!(value, (code - zero) * scale, "{name} {row} {k}");
+        }
+    }
+}
+
+#[test]
+fn packed_matrices_that_are_not_read_are_refused() {
+    let with = |from: &str, to: &str| {
+        let mut files = packed(false);
+        files[0].1 = files[0].1.replace_all(from, to);
+        Weights::from_bytes(files)
+    };
+    refused(with("\"bits\": 4", "\"bits\": 3"), &["bits", "allowed: 4"]);
+    refused(
+        with("gptq", "bitsandbytes"),
+        &["quant_method bitsandbytes", "config.json"],
+    );
+    refused(
+        with("\"group_size\": 32", "\"group_size\": 48"),
+        &["group_size 48"],
+    );
+    refused(
+        with("\"group_size\": 32", "\"group_size\": 64"),
+        &["qweight", "allowed"],
+    );
+    refused(
+        with("\"quantization_config\"", "\"other\""),
+        &["I32", "quantization_config"],
+    );
+    let mut files = packed(false);
+    let part = b"mlp.down_proj.qzeros";
+    let mut windows = files[1].1.windows(part.len());
+    let at = windows.position(|w| w == part).unwrap();
+    files[1].1[at] = b'n';
+    refused(Weights::from_bytes(files), &["down_proj.qzeros is missing"]);
+}
+
 fn hf_with(edit: impl FnOnce(&mut Files)) -> flashwave::Result<Weights> {
     let mut files = models::hugging_face(models::CONFIG, 2);
     edit(&mut files);

@@ -15,6 +15,7 @@ pub mod tolerance;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
+use flashwave::capabilities::DeviceClass;
 use flashwave::{Context, Error};
 use tolerance::Outcome;
 
@@ -35,6 +36,8 @@ pub struct Case {
     pub group: String,
     /// Shape and types.
     pub name: String,
+    /// Not on software drivers: it takes too long there.
+    on_gpus: bool,
     run: Box<Run>,
 }
 
@@ -59,12 +62,22 @@ impl Case {
             family,
             group: group.into(),
             name: name.into(),
+            on_gpus: false,
             run: Box::new(run),
         }
     }
 
-    /// Runs it.
+    /// Not on software drivers, for which it is too long, if `alone`.
+    pub fn on_gpus(mut self, alone: bool) -> Self {
+        self.on_gpus = alone;
+        self
+    }
+
+    /// Runs it where it is meant to run.
     pub fn run(&self, ctx: &Context) -> Result<Outcome, Failure> {
+        if self.on_gpus && ctx.capabilities().class == DeviceClass::Software {
+            return Ok(Outcome::skipped("a GPU that runs this within minutes"));
+        }
         (self.run)(ctx)
     }
 

@@ -6,15 +6,19 @@ Eight-bit codes: int8, and the OCP's FP8 formats E4M3 (no infinities) and E5M2.
                                 instructions). E4M3's are divided by 2^8. int8 needs `enable f16` and src/spirv.rs,
                                 unless COOP is "emulated".
   ${ code8.floats("a", type) }         fn floats_a(codes: u32) -> vec4<f32>: four codes, E4M3's divided by 2^8 too
-  ${ code8.e4m3_odd() }                fn e4m3_odd(w: u32) -> vec2<f32>: two codes of E4M3 that are not NaN, divided by 2^8
+  ${ code8.e4m3_odd() }                fn e4m3_odd(w: u32) -> vec2<f32>: two codes of E4M3, divided by 2^8
   ${ code8.quantise() }                fn scale_for(range, inverse) -> f32 and fn nearest(x, scale): see there
 
 Scales have eleven significant bits, so that half integers below 2^10 times a scale are exact and decide how a quotient is
 rounded, whatever the device's division is: results are those of reference/quantize.rs, bit by bit.
 #>
 #macro e4m3_odd()
-// Bytes 1 and 3 of a word as two f16, divided by 2^8: sign, then exponent and fraction a place further down.
-fn e4m3_odd(w: u32) -> vec2<f32> { return unpack2x16float((w & 0x80008000u) | ((w >> 1u) & 0x3f803f80u)); }
+// Bytes 1 and 3 of a word as two f16, divided by 2^8: sign, then exponent and fraction a place further down. All ones are
+// NaN: one more in the last place carries into the exponent's first bit.
+fn e4m3_odd(w: u32) -> vec2<f32> {
+    let size = (w >> 1u) & 0x3f803f80u;
+    return unpack2x16float((w & 0x80008000u) | size | ((size + 0x00800080u) & 0x40004000u));
+}
 #endmacro
 
 #macro quantise()

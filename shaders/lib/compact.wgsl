@@ -1,57 +1,35 @@
 <#
 Places in a list: how many of something the invocations before an invocation have, and how many all have.
 
-  ${ compact.scratch(REDUCE, WG) }                     once a kernel, which has reduce.builtins and reduce.begin
-  let lane = ${ compact.lane(REDUCE, "index") };        from the local_invocation_index: invocations are in this order
-  ${ compact.ranks(REDUCE, WG, "count", "rank", "all") }  declares `var rank` and `let all`; by every invocation of the workgroup
+  ${ compact.scratch(WG) }                          once a kernel
+  ${ compact.ranks(WG, "count", "rank", "all") }    declares `var rank` and `let all`; by every invocation of the workgroup
 
-subgroup: a prefix sum of a subgroup, then the subgroups' sums through workgroup memory. workgroup: doubling steps there
-(Hillis and Steele). What was in workgroup memory before is free to be overwritten after it.
+Through workgroup memory, by groups of 16. Dropped: prefix sums of subgroups, which gave wrong lists for two ragged rows on an H200
+(not on lavapipe); presumably subgroups are in parts after loads of ragged ends. What was in workgroup memory before is free to be
+overwritten after it.
 #>
-#macro scratch(tier, wg)
-#if tier == "subgroup"
-var<workgroup> ranks_scratch: array<u32, ${wg // 4}>;
-#else
-var<workgroup> ranks_scratch: array<u32, ${wg}>;
-#endif
+#macro scratch(wg)
+var<workgroup> rank_counts: array<u32, ${wg}>;
+var<workgroup> rank_groups: array<u32, ${(wg + 15) // 16}>;
 #endmacro
 
-#macro lane(tier, index)
-#if tier == "subgroup"
-reduce_subgroup * reduce_size + reduce_lane
-#else
-${index}
-#endif
-#endmacro
-
-#macro ranks(tier, wg, count, rank, all)
-#if tier == "subgroup"
-let own_count = ${count};
-var ${rank} = subgroupExclusiveAdd(own_count);
-let subgroup_count = subgroupAdd(own_count);
+#macro ranks(wg, count, rank, all)
 workgroupBarrier();
-if reduce_lane == 0u { ranks_scratch[reduce_subgroup] = subgroup_count; }
+rank_counts[lane] = ${count};
 workgroupBarrier();
-var total_count = 0u;
-for (var s = 0u; s < reduce_subgroups; s += 1u) {
-    let of_subgroup = ranks_scratch[s];
-    if s < reduce_subgroup { ${rank} += of_subgroup; }
-    total_count += of_subgroup;
+if lane < ${(wg + 15) // 16}u {
+    var of_group = 0u;
+    for (var i = lane * 16u; i < min(lane * 16u + 16u, ${wg}u); i += 1u) { of_group += rank_counts[i]; }
+    rank_groups[lane] = of_group;
 }
-let ${all} = total_count;
-#else
-let own_count = ${count};
 workgroupBarrier();
-ranks_scratch[lane] = own_count;
-workgroupBarrier();
-for (var step = 1u; step < ${wg}u; step <<= 1u) {
-    var before = 0u;
-    if lane >= step { before = ranks_scratch[lane - step]; }
-    workgroupBarrier();
-    ranks_scratch[lane] += before;
-    workgroupBarrier();
+var ${rank} = 0u;
+var of_all = 0u;
+for (var g = 0u; g < ${(wg + 15) // 16}u; g += 1u) {
+    let of_group = rank_groups[g];
+    if g < lane / 16u { ${rank} += of_group; }
+    of_all += of_group;
 }
-var ${rank} = ranks_scratch[lane] - own_count;
-let ${all} = ranks_scratch[${wg - 1}];
-#endif
+for (var i = lane & ~15u; i < lane; i += 1u) { ${rank} += rank_counts[i]; }
+let ${all} = of_all;
 #endmacro

@@ -10,12 +10,13 @@ or 64 elements, decoded four at a time.
   ${ quant.prelude(CODE) }                      once a kernel
   ${ quant.begin(CODE, "lane", WG) }            in main, before units are decoded: every invocation
   ${ quant.four("to", CODE, LOW, HIGH, "l", "h", q) }   a statement: `to` is elements 4q .. 4q + 3 of the unit l (high words
-                                                h[0], h[1]) as vec4<f32>, in units of 1 / factor(CODE)
+                                                h[0], h[1]) as vec4<f32>, in units of 1 / factor(CODE);
+                                                zero: an integer to be taken from the levels, at no cost
   ${ quant.factor(CODE) }                       multiplies scales: decoded floats are off by a power of two
 
-Integers: a code in the low bits of 2^23's fraction is that many more; one multiply-add moves it to the lowest place and takes
-away 2^23 and the middle of the range, exactly: three instructions an element with the multiplication by x. E4M3 and E2M1 are
-f16 numbers with another bias: moved in pairs, subnormals included. (E4M3's NaN reads as 480.) NF4: a table in
+Integers: a code k bits up in the fraction of 2^(23 - k) is that many more, wherever it lies; a subtraction takes away 2^(23 - k)
+and the middle of the range, exactly: three instructions an element with the multiplication by x. E4M3 and E2M1 are
+f16 numbers with another bias: moved in pairs, subnormals and NaN included. NF4: a table in
 workgroup memory, whose 16 words lie in different banks.
 #>
 #import "lib/code8.wgsl" as code8
@@ -126,22 +127,22 @@ workgroupBarrier();
 #endmacro
 
 <# Where the code of element j of four is in the component's word: its low bits, and how far it has to be moved. #>
-#macro four(to, code, low, high, l, h, q)
+#macro four(to, code, low, high, l, h, q, zero="")
 #set word = l ~ "[" ~ (q * 4 * low) // 32 ~ "u]"
 #set at = (q * 4 * low) % 32
 #if code in ["int2", "int3", "int4", "int5", "int6", "int8"]
 #set shifted = "(" ~ word ~ " >> " ~ at ~ "u)" if at else word
 #set mask = 2 ** low - 1
+#set middle = 2 ** (low + high - 1)
 #if low == 8
 let ${to}_w = ${word} >> 16u;
 let ${to}_bits = (vec4<u32>(${word}, ${word}, ${to}_w, ${to}_w) & vec4<u32>(0xffu, 0xff00u, 0xffu, 0xff00u))
-    ^ vec4<u32>(0x4b000080u, 0x4b008000u, 0x4b000080u, 0x4b008000u);
-let ${to} = fma(bitcast<vec4<f32>>(${to}_bits), vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625),
-    vec4<f32>(-8388736.0, -32896.0, -8388736.0, -32896.0));
+    ^ vec4<u32>(0x4b000080u, 0x47008000u, 0x4b000080u, 0x47008000u);
+let ${to} = bitcast<vec4<f32>>(${to}_bits) - ${"(" if zero else ""}vec4<f32>(8388736.0, 32896.0, 8388736.0, 32896.0)${" + " ~ zero ~ ")" if zero else ""};
 #else
 let ${to}_w = ${shifted};
 let ${to}_bits = (vec4<u32>(${to}_w) & vec4<u32>(${mask}u, ${mask * 2 ** low}u, ${mask * 4 ** low}u, ${mask * 8 ** low}u))
-    | vec4<u32>(0x4b000000u)
+    | vec4<u32>(${75 * 2 ** 24}u, ${75 * 2 ** 24 - low * 2 ** 23}u, ${75 * 2 ** 24 - 2 * low * 2 ** 23}u, ${75 * 2 ** 24 - 3 * low * 2 ** 23}u)
     #if high
     #set at_high = (q * 4 * high) % 32
     #set high_word = h ~ "[" ~ (q * 4 * high) // 32 ~ "u]"
@@ -153,10 +154,8 @@ let ${to}_bits = (vec4<u32>(${to}_w) & vec4<u32>(${mask}u, ${mask * 2 ** low}u, 
     )
     #endif
     ;
-#set middle = 2 ** (low + high - 1)
-let ${to} = fma(bitcast<vec4<f32>>(${to}_bits),
-    vec4<f32>(1.0, ${1 / 2 ** low}, ${1 / 4 ** low}, ${1 / 8 ** low}),
-    vec4<f32>(-${8388608 + middle}.0, -${8388608 // 2 ** low + middle}.0, -${8388608 // 4 ** low + middle}.0, -${8388608 // 8 ** low + middle}.0));
+let ${to} = bitcast<vec4<f32>>(${to}_bits) - ${"(" if zero else ""}vec4<f32>(
+    ${8388608 + middle}.0, ${8388608 // 2 ** low + middle}.0, ${8388608 // 4 ** low + middle}.0, ${8388608 // 8 ** low + middle}.0)${" + " ~ zero ~ ")" if zero else ""};
 #endif
 #elif code == "e4m3"
 let ${to}_even = e4m3_odd(${word} << 8u);

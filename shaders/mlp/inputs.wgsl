@@ -66,8 +66,6 @@ ${ t.words(5, "scales", "f32") }
 ${ t.input(6, "norm", NORM, X_VEC) }
 ${ reduce.scratch(REDUCE, WG) }
 ${ reduce.function("sum", REDUCE, WG) }
-#else
-${ reduce.builtins(REDUCE) }
 #endif
 ${ weights.chunks("w", W, CHUNK, FULL, "p.n") }
 #if SPLITS == 1
@@ -78,7 +76,7 @@ ${ reduce.column_sum(WG, L) }
 // Which inputs pass, and their values: 0 in rows of x where they do not. Of i8 weights with the input's scale.
 var<workgroup> list: array<u32, ${LISTED}>;
 var<workgroup> values_of: array<f32, ${LISTED * M}>;
-${ compact.scratch(REDUCE, WG) }
+${ compact.scratch(WG) }
 #if NORMED
 var<private> scale: vec4<f32>;
 #endif
@@ -117,11 +115,14 @@ fn above(v: vec4<f32>) -> vec4<bool> {
 @compute @workgroup_size(${WG})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(local_invocation_index) index: u32,
+    @builtin(local_invocation_index) lane: u32,
+    #if NORMED
     ${ reduce.arguments(REDUCE) }
+    #endif
 ) {
+    #if NORMED
     ${ reduce.begin(REDUCE) }
-    let lane = ${ compact.lane(REDUCE, "index") };
+    #endif
     let col = (workgroup.x * ${L}u + lane % ${L}u) * 8u;
     let team = lane / ${L}u;
     let m0 = workgroup.z * ${M}u;
@@ -166,7 +167,7 @@ fn main(
         mask |= dot(vec4<u32>(above(v${e}_${m})), vec4<u32>(1u, 2u, 4u, 8u)) << ${4 * e}u;
         #endfor
         #endfor
-        ${ compact.ranks(REDUCE, WG, "countOneBits(mask)", "rank", "all") }
+        ${ compact.ranks(WG, "countOneBits(mask)", "rank", "all") }
         #if SPLITS > 1
         let begin = all * workgroup.y / ${SPLITS}u;
         let end = all * (workgroup.y + 1u) / ${SPLITS}u;

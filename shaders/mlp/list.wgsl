@@ -3,7 +3,6 @@
 // scores: [rows, n], f32. A neuron is listed if its score is not at or below the threshold in some row, so NaN is. One
 // workgroup, an invocation for four neighbouring neurons of a block of 4 WG; a prefix sum says where they go.
 #import "lib/tensor.wgsl" as t
-#import "lib/reduce.wgsl" as reduce
 #import "lib/compact.wgsl" as compact
 
 struct Params {
@@ -14,16 +13,10 @@ struct Params {
 ${ t.params(PARAMS) }
 ${ t.words(1, "scores", "f32") }
 ${ t.words(2, "listed", "u32", "read_write") }
-${ reduce.builtins(REDUCE) }
-${ compact.scratch(REDUCE, WG) }
+${ compact.scratch(WG) }
 
 @compute @workgroup_size(${WG})
-fn main(
-    @builtin(local_invocation_index) index: u32,
-    ${ reduce.arguments(REDUCE) }
-) {
-    ${ reduce.begin(REDUCE) }
-    let lane = ${ compact.lane(REDUCE, "index") };
+fn main(@builtin(local_invocation_index) lane: u32) {
     var before = 0u;
     for (var first = 0u; first < p.n; first += ${4 * WG}u) {
         let own = first + lane * 4u;
@@ -33,7 +26,7 @@ fn main(
                 if !(scores[row * p.n + own + c] <= p.threshold) { mask |= 1u << c; }
             }
         }
-        ${ compact.ranks(REDUCE, WG, "countOneBits(mask)", "rank", "all") }
+        ${ compact.ranks(WG, "countOneBits(mask)", "rank", "all") }
         for (var c = 0u; c < 4u; c += 1u) {
             if ((mask >> c) & 1u) == 1u {
                 listed[1u + before + rank] = own + c;

@@ -11,8 +11,8 @@ use super::quant::{QuantParams, constants};
 use crate::capabilities::{Capabilities, DeviceClass, ReduceTier};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, Rows};
-use crate::quant::QuantLayout;
-use crate::recipe::{Launch, Recipe, linear_grid};
+use crate::quant::{Code, QuantLayout};
+use crate::recipe::{Constant, Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
 
@@ -29,8 +29,17 @@ pub enum Team {
     Subgroup,
     /// The workgroup.
     Workgroup,
-    /// The workgroup, for one row of x, which it keeps in registers, and quantised weights.
-    Resident,
+    /// The workgroup, for one row of x, which it keeps in registers, and quantised weights. Steps are rows of the weights.
+    Resident(Sums),
+}
+
+/// Where the sums of a resident team's invocations meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sums {
+    /// In subgroups, after every row.
+    Subgroup,
+    /// In workgroup memory, after all rows.
+    Memory,
 }
 
 /// How the work is cut: one row of a tuning table.
@@ -145,15 +154,30 @@ impl Gemv {
         weight: &QuantLayout,
     ) -> Vec<GemvTuning> {
         let mut found = Vec::new();
-        for (per_team, per_workgroup) in [1, 2, 4]
+        // R, rows of the weights in flight beside them.
+        let resident_cuts = [(4, 1), (1, 2), (2, 2), (4, 2)];
+        for (cut, per_workgroup) in resident_cuts
             .into_iter()
-            .flat_map(|r| [4, 8, 16, 32].map(|n| (r, n)))
+            .flat_map(|cut| [8, 16, 32].map(|n| (cut, n)))
         {
-            for span in 1..=4 {
-                let tuning = resident(caps, weight, span, per_team, per_workgroup);
-                let tuning = tuning.filter(|t| rows == 1 && t.workgroup >= 64);
-                found.extend(tuning);
+            for (sums, span) in [Sums::Subgroup, Sums::Memory]
+                .into_iter()
+                .flat_map(|sums| (1..=4).map(move |span| (sums, span)))
+            {
+                let tuning = resident(caps, weight, span).map(|workgroup| GemvTuning {
+                    team: Team::Resident(sums),
+                    per_team: cut.0,
+                    per_workgroup,
+                    unroll: cut.1,
+                    workgroup,
+                });
+                found.extend(tuning.filter(|t| rows == 1 && t.workgroup >= 64));
             }
+        }
+        // Codes of less than a byte are always decoded faster than x comes out of the caches.
+        if !found.is_empty() && weight.unit() > 16 {
+            found.retain(|t| self.check_tuning(caps, rows, false, t).is_ok());
+            return found;
         }
         let rows = even_parts(rows);
         let cuts = [
@@ -207,7 +231,7 @@ impl Gemv {
     ) -> Result<Launch> {
         let problem = self.check(args)?;
         self.check_tuning(caps, problem.per_pass, args.norm.is_some(), tuning)?;
-        if tuning.team == Team::Resident {
+        if let Team::Resident(_) = tuning.team {
             let kept = problem
                 .quant
                 .map(|q| units(&q).div_ceil(tuning.workgroup) * q.unit() as u32);
@@ -278,17 +302,17 @@ impl Gemv {
         tuning: &GemvTuning,
     ) -> usize {
         let slots = match (tuning.team, caps.reduce_tier()) {
-            (Team::Subgroup | Team::Resident, _) => 0,
+            (Team::Subgroup | Team::Resident(_), _) => 0,
             (Team::Workgroup, ReduceTier::Subgroup) => tuning.workgroup as usize / 4,
             (Team::Workgroup, ReduceTier::Workgroup) => tuning.workgroup as usize,
         };
-        let columns = match (tuning.team, caps.subgroups) {
-            // What each subgroup has of it, too.
-            (Team::Resident, Some(s)) => {
-                tuning.per_workgroup as usize * (1 + tuning.workgroup.div_ceil(s.min) as usize)
-            }
-            _ => tuning.per_workgroup as usize,
+        // What each subgroup or invocation has of a sum, too.
+        let parts = match (tuning.team, caps.subgroups) {
+            (Team::Resident(Sums::Subgroup), Some(s)) => tuning.workgroup.div_ceil(s.min),
+            (Team::Resident(Sums::Memory), _) => tuning.workgroup,
+            _ => 0,
         };
+        let columns = tuning.per_workgroup as usize * (1 + parts as usize);
         let results = self.gating.factor() * rows * columns;
         // Each array is rounded up to 16 bytes.
         (self.sums(rows, normed, tuning) * slots + results + rows) * 4 + 48 + NF4_BYTES
@@ -302,8 +326,8 @@ impl Gemv {
         tuning: &GemvTuning,
     ) -> Result<()> {
         let whole = match tuning.team {
-            Team::Resident => caps.subgroups.is_some_and(|s| {
-                rows == 1 && tuning.unroll == 1 && tuning.workgroup.is_multiple_of(s.max)
+            Team::Resident(_) => caps.subgroups.is_some_and(|s| {
+                rows == 1 && tuning.unroll <= 2 && tuning.workgroup.is_multiple_of(s.max)
             }),
             _ => tuning.workgroup.is_power_of_two(),
         };
@@ -347,15 +371,28 @@ impl Gemv {
             .map(|s| s.min)
             .filter(|&s| s >= 16 && caps.class != DeviceClass::Software);
         if let (Some(quant), Some(size)) = (&problem.quant, subgroup) {
-            // H100, 32768x8192, share of read: int4 64% with x in registers, 30% without, for its loads of x; bytes do well
-            // without (int8 89 to 94%, either way; E4M3 at 4096x14336 74%, and 41% with).
-            // A few hundred workgroups, in which a row of x is worth its loads.
-            let columns = (problem.y.cols / 512).clamp(4, 32) as u32;
-            let columns = 1 << columns.ilog2();
-            let most = if quant.unit() > 16 { 4 } else { 0 };
-            let found = (1..=most)
-                .filter_map(|span| resident(caps, quant, span, (4 / factor).max(1), columns))
-                .find(|t| t.workgroup <= 256 && self.check_tuning(caps, rows, normed, t).is_ok());
+            // H200, int4, us: 32768x8192 52.3 with 32 columns of 256 invocations (16: 61.1); 4096x14336 17.7 with 16 of 448, 24.8
+            // with 8 of 224; 12288x4096 16.4 with 16 of 128. int8: 4096x14336 20.2 with 16 of 448, two units each, where 26.4 was
+            // without x in registers (H100); 12288x4096 17.5 with 16 of 128. E4M3, H100, 4096x14336: 41% of read, 74% without.
+            // Of narrow matrices fewer, so that there are a few hundred workgroups.
+            let most = if problem.y.cols < 16384 { 16 } else { 32 };
+            let columns = 1 << (problem.y.cols / 256).clamp(4, most).ilog2();
+            let (least, most) = match quant.format.code {
+                Code::Int(8) => (2, 4),
+                _ if quant.unit() > 16 => (1, 4),
+                _ => (1, 0),
+            };
+            let found = (least..=most)
+                .filter_map(|span| {
+                    Some(GemvTuning {
+                        team: Team::Resident(Sums::Subgroup),
+                        per_team: (4 / factor).max(1),
+                        per_workgroup: columns,
+                        unroll: 1,
+                        workgroup: resident(caps, quant, span)?,
+                    })
+                })
+                .find(|t| self.check_tuning(caps, rows, normed, t).is_ok());
             if let Some(tuning) = found {
                 return tuning;
             }
@@ -424,7 +461,8 @@ impl Gemv {
                 && (quant.is_some() || w.multiple_of(n))
                 && norm.is_none_or(|(weight, _)| weight.offset().is_multiple_of(n))
         };
-        let chunk = if quant.is_none() && along_k(8) {
+        let resident = matches!(tuning.team, Team::Resident(_));
+        let chunk = if (quant.is_none() || resident) && along_k(8) {
             8u32
         } else if along_k(4) {
             4
@@ -451,7 +489,7 @@ impl Gemv {
             eps: norm.map_or(0.0, |(_, eps)| eps),
         };
         let shader = match tuning.team {
-            Team::Resident => "gemm/gemv_resident",
+            Team::Resident(_) => "gemm/gemv_resident",
             _ => "gemm/gemv",
         };
         let recipe = Recipe::new(shader)
@@ -475,7 +513,7 @@ impl Gemv {
                 match tuning.team {
                     Team::Subgroup => "subgroup",
                     Team::Workgroup => "workgroup",
-                    Team::Resident => "resident",
+                    Team::Resident(_) => "resident",
                 },
             )
             .with("REDUCE", caps.reduce_tier());
@@ -487,12 +525,18 @@ impl Gemv {
                 let w = QuantParams::of(quant);
                 let tail = !quant.cols.is_multiple_of(quant.unit());
                 let mut recipe = constants(recipe, quant).with("TAIL", u32::from(tail));
-                if tuning.team == Team::Resident {
+                if let Team::Resident(sums) = tuning.team {
                     let subgroups = caps
                         .subgroups
                         .map_or(1, |s| tuning.workgroup.div_ceil(s.min));
-                    let span = units(quant).div_ceil(tuning.workgroup);
-                    recipe = recipe.with("SUBGROUPS", subgroups).with("SPAN", span);
+                    let sums = match sums {
+                        Sums::Subgroup => "subgroup",
+                        Sums::Memory => "memory",
+                    };
+                    recipe = recipe
+                        .with("SUBGROUPS", subgroups)
+                        .with("SPAN", units(quant).div_ceil(tuning.workgroup))
+                        .with("SUMS", Constant::Name(sums));
                 }
                 Launch::new(caps, recipe, grid, &ParamsOfQuant { own: params, w })
             }
@@ -508,26 +552,13 @@ fn units(weight: &QuantLayout) -> u32 {
 /// Elements of x that an invocation keeps at most.
 const KEPT: u32 = 64;
 
-/// A workgroup that keeps x, `span` units an invocation; `None` where it would be too large or keep too much.
-fn resident(
-    caps: &Capabilities,
-    weight: &QuantLayout,
-    span: u32,
-    per_team: u32,
-    per_workgroup: u32,
-) -> Option<GemvTuning> {
+/// Invocations that keep x, `span` units each; `None` where they would be too many or keep too much.
+fn resident(caps: &Capabilities, weight: &QuantLayout, span: u32) -> Option<u32> {
     let size = caps.subgroups?.max;
     let workgroup = units(weight).div_ceil(span).next_multiple_of(size);
     let fits = workgroup <= caps.invocations.min(512)
-        && span * weight.unit() as u32 <= KEPT.max(weight.unit() as u32)
-        && per_workgroup.is_multiple_of(per_team);
-    fits.then_some(GemvTuning {
-        team: Team::Resident,
-        per_team,
-        per_workgroup,
-        unroll: 1,
-        workgroup,
-    })
+        && span * weight.unit() as u32 <= KEPT.max(weight.unit() as u32);
+    fits.then_some(workgroup)
 }
 
 /// `rows` in even parts of at most [`MAX_ROWS`].

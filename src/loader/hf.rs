@@ -8,6 +8,7 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
+use super::packed::{Packing, QuantizationConfig, Words};
 use super::source::{Blob, Folder};
 use super::tensor::Stored;
 use super::tokenizer::Tokenizer;
@@ -24,10 +25,24 @@ pub(super) fn load(mut folder: Folder, tokenizer: Option<Blob>) -> Result<Parsed
             "no config.json: not a Hugging Face model folder",
         ));
     };
-    let (mut config, tied) = read_config(&blob)?;
+    let (mut config, tied, packing) = read_config(&blob)?;
     check::config(&config).map_err(|message| blob.error(message))?;
 
-    let (files, mut tensors) = load_tensors(&mut folder)?;
+    let Found {
+        mut files,
+        mut tensors,
+        words,
+    } = load_tensors(&mut folder)?;
+    match (packing, words.first_key_value()) {
+        (Some(packing), _) => packing.unpack(&mut files, &mut tensors, words)?,
+        (None, Some((name, of))) => {
+            return Err(files[of.file].error(format!(
+                "tensor {name} is I32; allowed: F32, F16, BF16, U32 with its format in the metadata, or I32 with a \
+                 quantization_config"
+            )));
+        }
+        (None, None) => {}
+    }
     // Tied models may store the output projection too: it is the embedding. Without a word in the config the
     // files decide; where the config says "untied", the check that follows misses the tensor.
     let tied = tied.unwrap_or(!tensors.contains_key("lm_head.weight"));
@@ -62,12 +77,20 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-fn load_tensors(folder: &mut Folder) -> Result<(Vec<Blob>, BTreeMap<String, Entry>)> {
-    let mut files = Vec::new();
-    let mut tensors = BTreeMap::new();
+/// What a folder's files hold.
+#[derive(Default)]
+struct Found {
+    files: Vec<Blob>,
+    tensors: BTreeMap<String, Entry>,
+    /// Tensors of I32: parts of packed matrices.
+    words: BTreeMap<String, Words>,
+}
+
+fn load_tensors(folder: &mut Folder) -> Result<Found> {
+    let mut all = Found::default();
     if let Some(blob) = folder.take("model.safetensors")? {
-        tensors = header(&blob, 0)?;
-        files.push(blob);
+        (all.tensors, all.words) = header(&blob, 0)?;
+        all.files.push(blob);
     } else if let Some(index) = folder.take("model.safetensors.index.json")? {
         let map: Index = serde_json::from_slice(&index)
             .map_err(|e| index.error(format!("not a shard index: {e}")))?;
@@ -83,16 +106,19 @@ fn load_tensors(folder: &mut Folder) -> Result<(Vec<Blob>, BTreeMap<String, Entr
             let Some(blob) = folder.take(&shard)? else {
                 return Err(index.error(format!("shard '{shard}' is missing from the folder")));
             };
-            let mut found = header(&blob, files.len())?;
+            let (mut found, mut words) = header(&blob, all.files.len())?;
             for name in names {
-                let Some(entry) = found.remove(&name) else {
+                if let Some(entry) = found.remove(&name) {
+                    all.tensors.insert(name, entry);
+                } else if let Some(entry) = words.remove(&name) {
+                    all.words.insert(name, entry);
+                } else {
                     return Err(blob.error(format!(
                         "tensor {name} is missing, which the index places here"
                     )));
-                };
-                tensors.insert(name, entry);
+                }
             }
-            files.push(blob);
+            all.files.push(blob);
         }
     } else {
         return Err(Error::format(
@@ -100,11 +126,13 @@ fn load_tensors(folder: &mut Folder) -> Result<(Vec<Blob>, BTreeMap<String, Entr
             "neither model.safetensors nor model.safetensors.index.json",
         ));
     }
-    Ok((files, tensors))
+    Ok(all)
 }
 
+type Header = (BTreeMap<String, Entry>, BTreeMap<String, Words>);
+
 /// The tensors of one safetensors file.
-fn header(blob: &Blob, file: usize) -> Result<BTreeMap<String, Entry>> {
+fn header(blob: &Blob, file: usize) -> Result<Header> {
     if blob.is_empty() {
         return Err(blob.error("the file is empty; expected safetensors"));
     }
@@ -114,10 +142,11 @@ fn header(blob: &Blob, file: usize) -> Result<BTreeMap<String, Entry>> {
         .map_err(|_| blob.error("safetensors header: offsets overflow"))?
         .map_err(|e| blob.error(format!("safetensors header: {e}")))?;
     let formats = formats(blob, metadata.metadata())?;
-    let mut tensors = BTreeMap::new();
+    let (mut tensors, mut words) = (BTreeMap::new(), BTreeMap::new());
     for (name, info) in metadata.tensors() {
         let mut shape = info.shape.clone();
         let stored = match info.dtype {
+            Dtype::I32 => None,
             Dtype::U32 if formats.contains_key(&name) => {
                 let quantised = &formats[&name];
                 let format = quantised.format.parse();
@@ -134,11 +163,11 @@ fn header(blob: &Blob, file: usize) -> Result<BTreeMap<String, Entry>> {
                         bytes / 4
                     )));
                 }
-                stored
+                Some(stored)
             }
-            Dtype::F32 => Stored::F32,
-            Dtype::F16 => Stored::F16,
-            Dtype::BF16 => Stored::BF16,
+            Dtype::F32 => Some(Stored::F32),
+            Dtype::F16 => Some(Stored::F16),
+            Dtype::BF16 => Some(Stored::BF16),
             other => {
                 return Err(blob.error(format!(
                     "tensor {name} is {other:?}; allowed: F32, F16, BF16, or U32 with its format in the metadata"
@@ -158,17 +187,22 @@ fn header(blob: &Blob, file: usize) -> Result<BTreeMap<String, Entry>> {
                     "tensor {name} lies at {start}..{end}, past the end of the file"
                 ))
             })?;
-        tensors.insert(
-            name,
-            Entry {
-                stored,
-                shape,
-                file,
-                range,
-            },
-        );
+        match stored {
+            Some(stored) => {
+                let entry = Entry {
+                    stored,
+                    shape,
+                    file,
+                    range,
+                };
+                tensors.insert(name, entry);
+            }
+            None => {
+                words.insert(name, Words { shape, file, range });
+            }
+        }
     }
-    Ok(tensors)
+    Ok((tensors, words))
 }
 
 /// What the metadata say of a quantised tensor.
@@ -198,8 +232,8 @@ struct Architecture {
     model_type: Option<String>,
 }
 
-/// The config, and whether it says that the output projection is the embedding table.
-fn read_config(blob: &Blob) -> Result<(ModelConfig, Option<bool>)> {
+/// The config, whether it says that the output projection is the embedding table, and how matrices are packed.
+fn read_config(blob: &Blob) -> Result<(ModelConfig, Option<bool>, Option<Packing>)> {
     let what: Architecture = serde_json::from_slice(blob)
         .map_err(|e| blob.error(format!("not a model's config: {e}")))?;
     let first = what.architectures.as_ref().and_then(|names| names.first());
@@ -209,13 +243,16 @@ fn read_config(blob: &Blob) -> Result<(ModelConfig, Option<bool>)> {
             .map_err(|e| blob.error(format!("not a Hyena config: {e}")))?;
         let tied = raw.tie_word_embeddings;
         let config = raw.read().map_err(|message| blob.error(message))?;
-        return Ok((ModelConfig::Hyena(config), tied));
+        return Ok((ModelConfig::Hyena(config), tied, None));
     }
-    let raw: Config =
+    let mut raw: Config =
         serde_json::from_slice(blob).map_err(|e| blob.error(format!("not a Llama config: {e}")))?;
     let tied = raw.tie_word_embeddings;
+    let packing = raw.quantization_config.take();
+    let packing = packing.map(QuantizationConfig::read).transpose();
+    let packing = packing.map_err(|message| blob.error(message))?;
     let config = raw.read().map_err(|message| blob.error(message))?;
-    Ok((ModelConfig::Llama(config), tied))
+    Ok((ModelConfig::Llama(config), tied, packing))
 }
 
 /// A Hyena's `config.json` as tools/train/hyena.py writes it.
@@ -288,7 +325,7 @@ struct Config {
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
     sliding_window: Option<usize>,
-    quantization_config: Option<serde::de::IgnoredAny>,
+    quantization_config: Option<QuantizationConfig>,
     tie_word_embeddings: Option<bool>,
     bos_token_id: Option<u32>,
     eos_token_id: Option<OneOrMany>,
@@ -361,11 +398,6 @@ impl Config {
                     "{field} is true; allowed: projections without bias"
                 ));
             }
-        }
-        if self.quantization_config.is_some() {
-            return Err(
-                "quantization_config is set; allowed: weights in F32, F16 or BF16".to_owned(),
-            );
         }
         let max_positions = self.max_position_embeddings.unwrap_or(2048);
         if let Some(window) = self.sliding_window.filter(|&window| window < max_positions) {

@@ -9,6 +9,7 @@
 //!
 //! ```text
 //! hf.rs gguf.rs gguf_llama.rs llama2c.rs   one format each: bytes -> Parsed
+//! packed.rs                                GPTQ's and AWQ's matrices of a Hugging Face folder
 //! save.rs                                  a Hugging Face folder written again, quantised
 //! check.rs                                 a config against itself and against the tensors
 //! tokenizer.rs spm.rs stream.rs            text <-> ids
@@ -21,6 +22,7 @@ mod gguf;
 mod gguf_llama;
 mod hf;
 mod llama2c;
+mod packed;
 #[cfg(not(target_arch = "wasm32"))]
 mod save;
 mod source;

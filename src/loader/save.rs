@@ -11,7 +11,7 @@ use super::hf::{FORMATS, Quantised};
 use super::tensor::{Stored, finite};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
-use crate::quant::{Format, quantize};
+use crate::quant::{Clip, Format, clip, quantize};
 
 /// The files that a folder has beside its tensors.
 const OTHERS: [&str; 4] = [
@@ -54,13 +54,13 @@ pub struct Written {
     pub after: u64,
 }
 
-/// Writes the Llama of the Hugging Face folder `from` into the folder `to`, its matrices quantised: each as a tensor of
+/// Writes the Llama of the Hugging Face folder `from` into the folder `to`, its matrices clipped and quantised: each as a tensor of
 /// u32 words as [`QuantLayout`](crate::quant::QuantLayout) has them, its format and shape in the file's metadata under
 /// `flashwave.formats`. The tensors are held in memory.
 ///
 /// # Errors
 /// [`Error::Argument`] if it is no such folder, if a number is not finite, or if the format is only read; [`Error::Io`].
-pub fn quantize_folder(from: &Path, format: Format, to: &Path) -> Result<Written> {
+pub fn quantize_folder(from: &Path, format: Format, how: Clip, to: &Path) -> Result<Written> {
     let weights = Weights::open(from)?;
     if !from.join(OTHERS[0]).is_file() || !matches!(weights.config(), ModelConfig::Llama(_)) {
         let was = from.display().to_string();
@@ -79,6 +79,7 @@ pub fn quantize_folder(from: &Path, format: Format, to: &Path) -> Result<Written
         let saved = match (&tensor.shape[..], stored(tensor.stored)) {
             (&[rows, cols], Some(_)) => {
                 let values = finite(name, tensor.to_f32()?)?;
+                let values = clip(how, format, [rows, cols], &values)?;
                 let matrix = quantize(format, [rows, cols], &values)?;
                 let quantised = Quantised {
                     format: format.to_string(),

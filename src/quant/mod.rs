@@ -7,9 +7,11 @@
 //! layout.rs      where the parts lie in words
 //! matrix.rs      a matrix on the host: parts read and written, decoded in f64
 //! quantize.rs    f32 to codes and scales, bit by bit as the GPU does
+//! clip.rs        calibration: how far levels reach
 //! gguf.rs        GGUF's blocks taken apart, without rounding anything
 //! ```
 
+mod clip;
 mod code;
 mod format;
 mod gguf;
@@ -18,6 +20,7 @@ mod matrix;
 mod minifloat;
 mod quantize;
 
+pub use clip::{Clip, clip};
 pub(crate) use code::NF4_THRESHOLDS;
 pub use code::{Code, NF4};
 pub use format::{Format, Group, Scale, Zero};

@@ -116,10 +116,12 @@ pub fn attention_with<R: Real>(
                 let first = keys.start as i64;
                 let visible = |j: &usize| band.sees(position - first, *j as i64 - first);
                 let score = |j: usize| -> Option<R> {
+                    // First: what is hidden costs nothing.
+                    let added = bias([b, h, i, j])?;
                     let key = &k[(kv + j) * head_dim..][..head_dim];
                     let dot: R = row.iter().zip(key).map(|(&a, &b)| a * b).sum();
                     let score = problem.score(dot, h, position - j as i64);
-                    Some(score + bias([b, h, i, j])?)
+                    Some(score + added)
                 };
                 let scores: Vec<(usize, R)> = keys
                     .filter(visible)

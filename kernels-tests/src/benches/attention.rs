@@ -221,7 +221,8 @@ fn row(caps: &Capabilities, p: Problem, tuning: Option<Tuning>) -> Row {
         Some(_) => Probe::F32,
     };
     let mut row = Row::compute("attention", work, ceiling, flops, prepare);
-    if let (Mask::Full | Mask::Causal, Extra::None, None) = (mask, extra, tuning) {
+    // Wider heads are timed at one length.
+    if let (Mask::Full | Mask::Causal, Extra::None, None, ..=256) = (mask, extra, tuning, dim) {
         row.marks.push(Mark {
             figure: "attention-length",
             series: format!("f16 d{dim} {mask}"),

@@ -1,8 +1,9 @@
-//! Long convolutions: those of `torch_baseline.py`, and FlashFFTConv's published ones (batch 64, 768 channels, gated, f16).
+//! Long convolutions: those of `torch_baseline.py`, FlashFFTConv's published ones (batch 64, 768 channels, gated, f16), filters shorter
+//! than their sequences, filters that are zero at most frequencies, and a sequence of 2.3 million.
 
 use flashwave::DType::{F16, F32};
-use flashwave::kernels::fftconv::{ConvArgs, FftConv, Filter, Tuning};
-use flashwave::{Capabilities, DType, Result, Tensor};
+use flashwave::kernels::fftconv::{ConvArgs, FftConv, Filter, Pattern, Tuning};
+use flashwave::{Capabilities, DType, Pass, Result, Tensor};
 
 use super::{Prepared, Row, Scale, random, sets};
 
@@ -22,6 +23,52 @@ struct Problem {
     gates: Gates,
     /// Runs that the problem is split into: no tensor is over a binding's limit.
     parts: usize,
+    taps: usize,
+    pattern: Pattern,
+}
+
+impl Problem {
+    /// With a filter of so many taps.
+    const fn partial(self, taps: usize) -> Self {
+        Self { taps, ..self }
+    }
+
+    /// With a filter that is zero at most frequencies.
+    const fn sparse(self, kept: u32) -> Self {
+        let pattern = Pattern::Kept(kept);
+        Self { pattern, ..self }
+    }
+
+    fn conv(&self) -> FftConv {
+        let conv = FftConv::causal().sparse(self.pattern);
+        match self.dtype {
+            F16 => conv.half(),
+            _ => conv,
+        }
+    }
+
+    fn name(&self) -> String {
+        let Self {
+            dtype,
+            batch,
+            channels,
+            length,
+            ..
+        } = self;
+        let gated = match self.gates {
+            Gates::None => "",
+            Gates::Both => "gated ",
+        };
+        let taps = match self.taps {
+            taps if taps < *length => format!(" taps {taps}"),
+            _ => String::new(),
+        };
+        let kept = match self.pattern {
+            Pattern::Kept(kept) => format!(" kept {kept}"),
+            Pattern::All => String::new(),
+        };
+        format!("fftconv {gated}causal {dtype} b{batch} h{channels} l{length}{taps}{kept}")
+    }
 }
 
 const fn problem(
@@ -39,29 +86,46 @@ const fn problem(
         length,
         gates,
         parts,
+        taps: length,
+        pattern: Pattern::All,
     }
 }
 
-const FULL: [Problem; 16] = [
+const PUBLISHED_32K: Problem = problem(F16, Gates::Both, 64, 768, 32768, 2);
+const MILLION: Problem = problem(F32, Gates::None, 1, 768, 1_048_576, 4);
+
+const FULL: [Problem; 27] = [
     problem(F16, Gates::Both, 64, 768, 1024, 1),
     problem(F16, Gates::Both, 64, 768, 4096, 1),
     problem(F16, Gates::Both, 64, 768, 8192, 1),
-    problem(F16, Gates::Both, 64, 768, 32768, 2),
+    PUBLISHED_32K,
     problem(F32, Gates::None, 64, 768, 1024, 1),
     problem(F32, Gates::None, 64, 768, 4096, 1),
     problem(F32, Gates::None, 64, 768, 8192, 1),
     problem(F32, Gates::None, 16, 768, 8192, 1),
     problem(F32, Gates::None, 16, 768, 32768, 1),
-    problem(F32, Gates::None, 1, 768, 1_048_576, 4),
+    MILLION,
     problem(F16, Gates::Both, 64, 768, 16384, 1),
     problem(F32, Gates::Both, 64, 768, 1024, 1),
     problem(F32, Gates::Both, 64, 768, 4096, 1),
     problem(F32, Gates::Both, 16, 768, 8192, 1),
     problem(F32, Gates::Both, 16, 768, 32768, 1),
     problem(F32, Gates::Both, 1, 768, 1_048_576, 4),
+    PUBLISHED_32K.sparse(4),
+    PUBLISHED_32K.sparse(2),
+    PUBLISHED_32K.sparse(1),
+    problem(F16, Gates::Both, 64, 768, 8192, 1).sparse(1),
+    problem(F16, Gates::Both, 64, 768, 4096, 1).sparse(2),
+    problem(F16, Gates::Both, 64, 768, 4096, 1).sparse(1),
+    MILLION.partial(131_072),
+    MILLION.partial(32768),
+    MILLION.partial(4096),
+    MILLION.partial(256),
+    problem(F16, Gates::Both, 1, 64, 2_300_000, 1),
 ];
-const SMALL: [Problem; 2] = [
+const SMALL: [Problem; 3] = [
     problem(F16, Gates::Both, 2, 8, 1024, 1),
+    problem(F32, Gates::None, 2, 8, 1024, 1).partial(16),
     problem(F32, Gates::None, 2, 8, 1024, 1),
 ];
 
@@ -80,7 +144,8 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
 /// Every tuning of the problems that one kernel does.
 pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let each = problems(scale).iter().flat_map(|&p| {
-        let tunings = Tuning::candidates(caps, p.length.next_power_of_two());
+        let points = p.length.next_power_of_two();
+        let tunings = Tuning::candidates(caps, p.conv().arithmetic, points);
         tunings.into_iter().map(move |t| (p, t))
     });
     each.map(|(p, tuning)| row(caps, p, Some(tuning))).collect()
@@ -94,16 +159,19 @@ fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
         length,
         gates,
         parts,
+        taps,
+        ..
     } = problem;
-    let (name, moved) = match gates {
-        Gates::None => ("", 2),
-        Gates::Both => ("gated ", 4),
+    let moved = match gates {
+        Gates::None => 2,
+        Gates::Both => 4,
     };
-    let work = format!("fftconv {name}causal {dtype} b{batch} h{channels} l{length}");
     // Inputs, filter and output once.
-    let bytes = (moved * batch * channels * length * dtype.size() + channels * length * 4) as f64;
+    let bytes = (moved * batch * channels * length * dtype.size() + channels * taps * 4) as f64;
     let count = sets(caps, bytes);
-    Row::memory("fftconv", work, bytes, move |ctx| {
+    Row::memory("fftconv", problem.name(), bytes, move |ctx| {
+        ctx.trim();
+        let before = ctx.memory_bytes();
         // Long sequences are split over channels, many over the batch.
         let (batch, channels) = if batch >= parts {
             (batch / parts, channels)
@@ -126,11 +194,8 @@ fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
                 })
             })
             .collect::<Result<_>>()?;
-        let k = random(ctx, F32, [channels, length], 99)?;
-        let conv = match dtype {
-            F16 => FftConv::causal().half(),
-            _ => FftConv::causal(),
-        };
+        let k = random(ctx, F32, [channels, taps], 99)?;
+        let conv = problem.conv();
         let filter: Filter = match tuning {
             None => conv.filter(&k, None, length)?,
             Some(tuning) => conv.filter_with(&k, None, length, tuning)?,
@@ -144,7 +209,12 @@ fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
             .take(3)
             .map(|s| s.launch.recipe.to_string())
             .collect();
-        Ok(Prepared::new(label.join("; "), move |pass, run| {
+        let label = match tuning {
+            None => label.join("; "),
+            Some(tuning) => format!("{tuning:?}"),
+        };
+        // Scratch memory as well.
+        let convolve = move |pass: &mut Pass<'_>, run: usize| {
             let [u, v, w, y] = &sets[run % sets.len()];
             let args = ConvArgs {
                 u,
@@ -153,6 +223,9 @@ fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
                 y,
             };
             (0..parts).try_for_each(|_| filter.run(pass, &args))
-        }))
+        };
+        ctx.record(|pass| convolve(pass, 0))?;
+        let held = (ctx.memory_bytes() - before) as f64 / f64::from(1 << 30);
+        Ok(Prepared::new(format!("{held:.2} GiB; {label}"), convolve))
     })
 }

@@ -32,7 +32,24 @@ const OP: Gemv = Gemv {
 const QUANT_FULL: [[usize; 2]; 3] = [[32768, 8192], [4096, 14336], [14336, 4096]];
 const QUANT_SMALL: [[usize; 2]; 1] = [[512, 512]];
 
-/// The formats that are timed; the first four also with several rows of x, and in the sweep.
+/// Those of the sweep: the first two, and a 7B Llama's.
+const QUANT_SWEEP: [[usize; 2]; 6] = [
+    [32768, 8192],
+    [4096, 14336],
+    [4096, 4096],
+    [12288, 4096],
+    [22016, 4096],
+    [4096, 11008],
+];
+const SWEPT: [Format; 5] = [
+    Format::INT4,
+    Format::Q4_0,
+    Format::NF4,
+    Format::INT8,
+    Format::E4M3,
+];
+
+/// The formats that are timed; the first four also with several rows of x.
 const FORMATS: [Format; 12] = [
     Format::INT8,
     Format::E4M3,
@@ -86,8 +103,8 @@ pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let mut rows: Vec<Row> = each
         .map(|(dtype, size, tuning)| row(caps, dtype, size, Some(tuning)))
         .collect();
-    for &[n, k] in quant_problems(scale) {
-        for format in &FORMATS[..4] {
+    for &[n, k] in scale.pick(&QUANT_SWEEP[..], &QUANT_SMALL) {
+        for format in &SWEPT {
             let layout = Layout::contiguous(DType::Quant(*format), [n, k]);
             let Some(layout) = layout.ok().and_then(|l| l.quant()) else {
                 continue;

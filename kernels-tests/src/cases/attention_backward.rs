@@ -228,6 +228,7 @@ impl Setup {
         Case::new("attention_backward", group, name.clone(), move |ctx| {
             self.run(ctx, &name)
         })
+        .on_gpus(group.starts_with("large"))
     }
 
     fn operator(&self, caps: &Capabilities) -> AttentionBackward {
@@ -632,8 +633,39 @@ fn setups() -> Vec<(&'static str, Setup)> {
     setup.sizes = Sizes::Unusual;
     add("unusual sizes", setup);
     setups.extend(matrix_units());
+    setups.extend(large());
     // A group's cases together, that they be one test.
     setups.sort_by_key(|&(group, _)| group);
+    setups
+}
+
+/// Channels and lengths of flash-attention's grid as far as CPU references go, on GPUs alone.
+fn large() -> Vec<(&'static str, Setup)> {
+    let sixteen = |mask, heads, pair, d| Setup {
+        types: [F16; 7],
+        ..Setup::new(mask, heads, pair, d)
+    };
+    let mut setups = Vec::new();
+    for (n, d) in [32, 40, 59, 64, 80, 96, 111, 128, 160, 192, 224, 256]
+        .into_iter()
+        .enumerate()
+    {
+        let heads = [[4, 2], [2, 2], [2, 1]][n % 3];
+        let mask = [Mask::Causal, Mask::Full][n % 2];
+        setups.push(("large channels", sixteen(mask, heads, [113, 203], d)));
+    }
+    for pair in [
+        [256, 512],
+        [512, 256],
+        [127, 513],
+        [217, 128],
+        [333, 444],
+        [512, 500],
+    ] {
+        setups.push(("large lengths", sixteen(Mask::Causal, [2, 1], pair, 64)));
+        setups.push(("large lengths", sixteen(Mask::Full, [1, 1], pair, 64)));
+    }
+    setups.push(("large", sixteen(Mask::Causal, [1, 1], [1023, 1024], 64)));
     setups
 }
 

@@ -551,8 +551,37 @@ fn setups() -> Vec<(&'static str, Setup)> {
         setup.decoder = Decoder::Plain;
         add("plain", setup);
     }
+    for setup in large() {
+        add("large", setup);
+    }
     for setup in emulated() {
         add("matrix units emulated", setup);
+    }
+    setups
+}
+
+/// flash-attention's grid of queries and keys in caches, in one piece and in pages of 256, on GPUs alone.
+fn large() -> Vec<Setup> {
+    const PAIRS: [(usize, &[usize]); 9] = [
+        (1, &[128]),
+        (1, &[339]),
+        (3, &[1024]),
+        (64, &[800]),
+        (64, &[256]),
+        (3, &[799]),
+        (64, &[2048]),
+        (16, &[20_000]),
+        (128, &[128]),
+    ];
+    let mut setups = Vec::new();
+    for (n, (q_len, lengths)) in PAIRS.into_iter().enumerate() {
+        for (m, pages) in [Pages::Contiguous, Pages::Of(256)].into_iter().enumerate() {
+            let format = [KvFormat::F16, Int8, F8E4M3, Block8(32)][(n + m) % 4];
+            let mut setup = Setup::new(format, lengths, pages);
+            (setup.q_len, setup.heads) = (q_len, [4, 2]);
+            (setup.q, setup.out) = (F16, F16);
+            setups.push(setup);
+        }
     }
     setups
 }
@@ -677,9 +706,10 @@ pub fn cases() -> Vec<Case> {
     }
     for (group, setup) in setups() {
         let name = setup.name();
-        cases.push(Case::new("cache", group, name.clone(), move |ctx| {
+        let case = Case::new("cache", group, name.clone(), move |ctx| {
             setup.run(ctx, &name)
-        }));
+        });
+        cases.push(case.on_gpus(group == "large"));
     }
     cases
 }

@@ -154,6 +154,7 @@ impl Setup {
         Case::new("sparse_attention", group, name.clone(), move |ctx| {
             self.run(ctx, &name)
         })
+        .on_gpus(group.starts_with("large"))
     }
 
     fn run(&self, ctx: &Context, name: &str) -> Result<Outcome, Failure> {
@@ -306,6 +307,17 @@ fn setups() -> Vec<(&'static str, Setup)> {
         setup.types = [F16; 4];
         add("types and channels", setup);
     }
+    // The tiling that matrix units take for blocks of 128, lines of unlike lengths.
+    for pattern in ["s2:stride=4,window=2", "banded:left=1"] {
+        for (q_len, kv_len) in [(640, 640), (300, 500)] {
+            let mut setup = Setup::new(pattern, 128, 640);
+            (setup.problem.head_dim, setup.problem.v_dim) = (128, 128);
+            setup.types = [F16; 4];
+            add("large", setup.part(q_len, kv_len));
+        }
+    }
+    setups.extend(grid());
+    let mut add = |group, setup| setups.push((group, setup));
     for pattern in ["s2:stride=4,window=2", "longgen:window=3,sinks=1,stride=5"] {
         for lists in [1, 4] {
             for (q_len, kv_len) in [(40, 190), (1, 111), (200, 200)] {
@@ -330,6 +342,61 @@ fn setups() -> Vec<(&'static str, Setup)> {
         (empty.types, empty.emulated) = ([F16; 4], Some(loads));
         (empty.extent, empty.lists) = ([48, 17], 2);
         add("matrix units emulated", empty.part(48, 17));
+    }
+    setups
+}
+
+/// flash-attention's grid for block-sparse masks, on GPUs alone: block diagonal, block causal, windows of blocks, S2.
+fn grid() -> Vec<(&'static str, Setup)> {
+    let pairs = [
+        [1, 1],
+        [64, 128],
+        [128, 192],
+        [256, 256],
+        [239, 1],
+        [799, 3],
+        [113, 203],
+        [113, 128],
+        [128, 217],
+        [113, 211],
+        [108, 256],
+        [256, 512],
+        [384, 256],
+        [640, 128],
+        [512, 256],
+        [1024, 1024],
+        [1023, 1024],
+        [1024, 1023],
+        [4096, 4096],
+        [4224, 4224],
+        [200, 200],
+        [300, 300],
+        [129, 129],
+        [255, 255],
+        [500, 512],
+        [512, 500],
+        [333, 444],
+    ];
+    let patterns = [
+        "banded:left=0",
+        "dense",
+        "banded:left=2",
+        "s2:stride=8,window=2",
+    ];
+    let mut setups = Vec::new();
+    for [queries, keys] in pairs {
+        for (n, pattern) in patterns.into_iter().enumerate() {
+            // The reference would take minutes.
+            if pattern == "dense" && queries > 2000 {
+                continue;
+            }
+            let mut setup = Setup::new(pattern, [64, 128][n % 2], keys);
+            setup.extent = [queries, keys];
+            (setup.problem.heads, setup.problem.kv_heads, setup.lists) = (2, 1, 2);
+            (setup.problem.head_dim, setup.problem.v_dim) = (64, 64);
+            setup.types = [F16; 4];
+            setups.push(("large grid", setup.part(queries, keys)));
+        }
     }
     setups
 }

@@ -3,8 +3,8 @@
 use super::long::{Part, RowKind};
 use super::operands::{Direction, Framing, Operands};
 use super::{
-    Arithmetic, Boundary, ConvArgs, FftConv, FusedTuning, LongTuning, MonarchTuning, Pattern,
-    Tuning, fused, long, monarch,
+    Arithmetic, Boundary, ConvArgs, FftConv, FusedTuning, LongTuning, MonarchTuning, Passes,
+    Pattern, Tuning, fused, long, monarch,
 };
 use crate::capabilities::Capabilities;
 use crate::context::Context;
@@ -69,6 +69,8 @@ enum StepKind {
     Spectrum,
     Fused,
     ColumnsForward,
+    /// The first of two passes, with the spectrum of this block of channels.
+    Direct(usize),
     /// With the spectrum of this block of channels.
     Rows(usize),
     ColumnsInverse,
@@ -353,35 +355,49 @@ impl FilterPlan {
             Tuning::Long(tuning) => {
                 self.each_part(caps, tuning, operands.transforms, |part, block, first| {
                     let (phase, _) = self.framing.phase();
-                    let kind = RowKind::Convolve(direction);
-                    Ok(vec![
-                        Step {
-                            launch: long::columns_forward(
-                                caps,
-                                tuning,
-                                self.framing,
-                                phase,
-                                &operands,
-                                None,
-                                part,
-                            )?,
-                            kind: StepKind::ColumnsForward,
-                        },
-                        Step {
-                            launch: long::rows(caps, tuning, kind, part, first)?,
-                            kind: StepKind::Rows(block),
-                        },
-                        Step {
-                            launch: long::columns_inverse(
+                    let mut steps = match tuning.passes {
+                        Passes::Two => vec![Step {
+                            launch: long::direct(
                                 caps,
                                 tuning,
                                 self.framing,
                                 &operands,
+                                direction,
                                 part,
+                                first,
                             )?,
-                            kind: StepKind::ColumnsInverse,
-                        },
-                    ])
+                            kind: StepKind::Direct(block),
+                        }],
+                        Passes::Three => vec![
+                            Step {
+                                launch: long::columns_forward(
+                                    caps,
+                                    tuning,
+                                    self.framing,
+                                    phase,
+                                    &operands,
+                                    None,
+                                    part,
+                                )?,
+                                kind: StepKind::ColumnsForward,
+                            },
+                            Step {
+                                launch: long::rows(
+                                    caps,
+                                    tuning,
+                                    RowKind::Convolve(direction),
+                                    part,
+                                    first,
+                                )?,
+                                kind: StepKind::Rows(block),
+                            },
+                        ],
+                    };
+                    steps.push(Step {
+                        launch: long::columns_inverse(caps, tuning, self.framing, &operands, part)?,
+                        kind: StepKind::ColumnsInverse,
+                    });
+                    Ok(steps)
                 })
             }
         }
@@ -602,6 +618,11 @@ impl Filter {
                     tensors.extend(args.gate_in);
                     tensors.extend([columns, scratch]);
                     tensors.extend(d);
+                }
+                (StepKind::Direct(block), Twiddles::Long { rows, .. }, Some(scratch)) => {
+                    tensors.push(args.u);
+                    tensors.extend(args.gate_in);
+                    tensors.extend([rows, &self.spectra[block], scratch]);
                 }
                 (StepKind::Rows(block), Twiddles::Long { rows, .. }, Some(scratch)) => {
                     tensors.extend([scratch, &self.spectra[block], rows]);

@@ -1,9 +1,10 @@
-//! Convolutions whose transforms do not fit in a workgroup: columns, rows, columns.
+//! Convolutions whose transforms do not fit in a workgroup: columns, rows, columns; or rows, which read the whole sequence, and columns.
 
 use bytemuck::{Pod, Zeroable};
 
+use super::fused::even_rounds;
 use super::operands::{Direction, Framing, Operands, Sequences};
-use super::{ConvArgs, FusedTuning, LongTuning};
+use super::{ConvArgs, FusedTuning, LongTuning, Passes};
 use crate::capabilities::Capabilities;
 use crate::context::Context;
 use crate::error::{Error, Result};
@@ -39,6 +40,20 @@ struct RowParams {
     groups: u32,
     workgroups: u32,
     scale: f32,
+}
+
+/// Mirrors `Params` of direct.wgsl.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct DirectParams {
+    sequences: Sequences,
+    first_channel: u32,
+    spectrum_channel: u32,
+    first: u32,
+    transforms: u32,
+    rounds: u32,
+    groups: u32,
+    workgroups: u32,
 }
 
 /// Which transforms one round of passes has: those from `first` on, `transforms` of them, of each channel.
@@ -181,6 +196,58 @@ pub(super) fn columns_inverse(
     .launch(caps, recipe, operands, None)
 }
 
+/// Rounds of a workgroup and groups of rounds, for `rows` rows of `part` each.
+fn rounds(tuning: &FusedTuning, part: Part, rows: usize) -> [usize; 2] {
+    let wanted = ENOUGH_WORKGROUPS
+        .div_ceil(part.channels * rows)
+        .max(part.transforms.div_ceil(tuning.rounds as usize));
+    let most = part.transforms.div_ceil(wanted.min(part.transforms));
+    let rounds = even_rounds(part.transforms, most);
+    [rounds, part.transforms.div_ceil(rounds)]
+}
+
+/// Plans the first of two passes over the channels of `part`, the first of them number `spectrum_channel` of the spectrum.
+pub(super) fn direct(
+    caps: &Capabilities,
+    tuning: &LongTuning,
+    framing: Framing,
+    operands: &Operands,
+    direction: Direction,
+    part: Part,
+    spectrum_channel: usize,
+) -> Result<Launch> {
+    let rows = &tuning.rows;
+    let count = tuning.columns.points();
+    let [rounds, groups] = rounds(rows, part, count);
+    let workgroups = part.channels * count * groups;
+    let steps = radix::steps(&rows.steps());
+    let forward = radix::forward_len(&steps);
+    let recipe = operands
+        .inputs(Recipe::new("fftconv/direct"))
+        .with("BOUNDARY", framing.name())
+        .with("RAGGED", u32::from(operands.ragged))
+        .with("TRANSPOSE", u32::from(direction == Direction::Transposed))
+        .with("FOLD", count as u32)
+        .with("FORWARD", forward as u32)
+        .with(
+            "ROOTS",
+            (forward * count + radix::inverse_len(&steps)) as u32,
+        );
+    let vec = operands.vec.min(rows.vec);
+    let recipe = rows.constants_at(recipe, caps, vec, 1, (forward * count) as u32);
+    let params = DirectParams {
+        sequences: operands.params,
+        first_channel: part.first_channel as u32,
+        spectrum_channel: spectrum_channel as u32,
+        first: part.first as u32,
+        transforms: part.transforms as u32,
+        rounds: rounds as u32,
+        groups: groups as u32,
+        workgroups: workgroups as u32,
+    };
+    Launch::new(caps, recipe, linear_grid(caps, workgroups), &params)
+}
+
 /// What the middle pass does with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RowKind {
@@ -204,11 +271,7 @@ pub(super) fn rows(
         RowKind::Filter => ("filter", false),
         RowKind::Convolve(direction) => ("convolve", direction == Direction::Transposed),
     };
-    let wanted = ENOUGH_WORKGROUPS
-        .div_ceil(part.channels * count)
-        .max(part.transforms.div_ceil(rows.rounds as usize));
-    let rounds = part.transforms.div_ceil(wanted.min(part.transforms));
-    let groups = part.transforms.div_ceil(rounds);
+    let [rounds, groups] = rounds(rows, part, count);
     let workgroups = part.channels * count * groups;
     let forward = radix::forward_len(&radix::steps(&rows.steps()));
     let recipe = Recipe::new("fftconv/rows")
@@ -260,13 +323,16 @@ pub(super) fn column_twiddles(
     })
 }
 
-/// The twiddles of the middle pass: a forward table for every row, one inverse.
+/// The twiddles of the middle pass: a forward table for every row, one inverse; of two passes, the roots over the rows.
 pub(super) fn row_twiddles(ctx: &Context, tuning: &LongTuning, framing: Framing) -> Result<Tensor> {
     let (_, quarters) = framing.phase();
-    let FusedTuning { .. } = tuning.rows;
     let (columns, rows) = (tuning.columns.steps(), tuning.rows.steps());
     let radices = columns.iter().chain([&1]).chain(&rows).map(|&r| r as u32);
-    let key: Vec<u32> = [2, quarters].into_iter().chain(radices).collect();
+    let name = match tuning.passes {
+        Passes::Three => 2,
+        Passes::Two => 5,
+    };
+    let key: Vec<u32> = [name, quarters].into_iter().chain(radices).collect();
     ctx.complex_table(&key, || {
         let (outer, inner) = (radix::steps(&columns), radix::steps(&rows));
         let count: usize = columns.iter().product();
@@ -280,6 +346,15 @@ pub(super) fn row_twiddles(ctx: &Context, tuning: &LongTuning, framing: Framing)
             ));
         }
         table.extend(radix::inverse_table(&inner, 1));
+        if tuning.passes == Passes::Two {
+            let count = count as i64;
+            let turns =
+                |kappa: i64| (0..count).map(move |n| -(4 * kappa - i64::from(quarters)) * n);
+            table.extend((0..count).flat_map(turns).map(|turn| {
+                let (cos, sin) = radix::turn(turn, 4 * count);
+                [cos as f32, sin as f32]
+            }));
+        }
         table
     })
 }

@@ -18,7 +18,7 @@ pub use filter::{Filter, FilterPlan, Step};
 pub use monarch::{Hold, MonarchTuning};
 pub use operands::ConvArgs;
 pub use stream::ConvStream;
-pub use tuning::{FusedTuning, LongTuning, Planes, Tuning};
+pub use tuning::{FusedTuning, LongTuning, Passes, Planes, Tuning};
 
 use crate::dtype::DType;
 use crate::error::Result;

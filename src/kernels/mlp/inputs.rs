@@ -220,13 +220,12 @@ impl SparseLinear {
     fn choose(&self, caps: &Capabilities, problem: &Checked<'_>) -> InputTuning {
         let (n, k) = (problem.output.y.cols, problem.x.cols);
         let lanes = |most: u32| (n.div_ceil(8).next_power_of_two() as u32).min(most);
-        // H100, f16 at half sparsity, us for this and the next best kind: k 4096, n 2 x 11008 45.8 and 46.0 (8 splits of 256
-        // columns), n 12288 30.5 and 30.6; k = n = 4096 14.7 and 15.7; k 11008, n 4096 28.7 and 29.8 (4 splits of 64 columns).
+        // H200, f16 at half sparsity, us for this and the next best kind: k 4096, n 2 x 11008 31.1 and 32.6 (4 splits of 256
+        // columns), n 12288 20.3 and 22.1; k = n = 4096 13.0 and 13.6 (no splits); k 11008, n 4096 21.7 and 22.1.
         let large = caps.class == DeviceClass::Discrete && caps.invocations >= 512;
         let (workgroup, lanes, splits, unroll) = match large {
             true if n.div_ceil(64) >= 128 => (256, lanes(8), 1, 8),
-            true if k > 2 * n || k > 8192 => (512, lanes(32), 8, 4),
-            true => (512, lanes(4), 1, 4),
+            true => (512, lanes(32), 8, 4),
             false => (caps.invocations.min(256), lanes(8), 1, 4),
         };
         let rows = even_parts(problem.x.rows, SHARED_ROWS) as u32;
@@ -327,7 +326,7 @@ impl SparseLinear {
 
 fn workgroup_bytes(t: &InputTuning) -> u32 {
     // Scratch of sums and ranks, a list with the values of every row. Each array is rounded up to 16 bytes.
-    24 * t.workgroup + 4 * t.block.div_ceil(t.splits) * (1 + t.rows) + 80
+    25 * t.workgroup + 4 * t.block.div_ceil(t.splits) * (1 + t.rows) + 80
 }
 
 /// Inputs of a list: all of them, if they fit and leave room for a second workgroup.

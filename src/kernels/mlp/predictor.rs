@@ -84,9 +84,7 @@ impl Predictor {
             rows: rows.rows as u32,
             threshold,
         };
-        let recipe = Recipe::new("mlp/list")
-            .with("WG", caps.invocations.min(1024))
-            .with("REDUCE", caps.reduce_tier());
+        let recipe = Recipe::new("mlp/list").with("WG", caps.invocations.min(1024));
         Launch::new(caps, recipe, [1, 1, 1], &params)
     }
 

@@ -8,7 +8,7 @@ use clap::Args;
 use flashwave::kernels::attention::KvFormat;
 use flashwave::loader::{Weights, quantize_folder};
 use flashwave::model::{Llama, LlamaOptions, Sampling, embedded};
-use flashwave::quant::{Format, Scale};
+use flashwave::quant::{Clip, Format, Scale};
 use flashwave::{Context, DType};
 
 use crate::device::DeviceArgs;
@@ -25,6 +25,9 @@ pub struct QuantizeArgs {
     /// The format: int8, int4, nf4, mxfp4, q4_0, …, or code/group/scale[/zero]; with --eval every one if absent
     #[arg(long)]
     format: Option<Format>,
+    /// How far the levels of what is written reach: absmax, percentile:P or mse (the least squared error of each group)
+    #[arg(long, default_value_t)]
+    clip: Clip,
     /// Write the quantised model into this folder
     #[arg(long, value_name = "FOLDER", requires_all = ["model", "format"])]
     out: Option<PathBuf>,
@@ -42,7 +45,7 @@ pub fn run(device: &DeviceArgs, args: &QuantizeArgs) -> Result<()> {
         bail!("--out: absent; allowed: a folder, or --eval");
     }
     if let (Some(out), Some(model), Some(format)) = (&args.out, &args.model, args.format) {
-        let written = quantize_folder(model, format, out)?;
+        let written = quantize_folder(model, format, args.clip, out)?;
         writeln!(
             stdout(),
             "{}: {} matrices {format}, {} bytes of {}",

@@ -6,7 +6,6 @@ mod long;
 mod setups;
 
 use flashwave::DType::{F16, F32, I8};
-use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::attention::{
     Attention, AttentionArgs, AttentionLayouts, AttentionPlan, CooperativeTuning, DecodeTuning,
     Documents, Mask, Packing, PrefillTuning, Tuning, alibi_slopes,
@@ -57,14 +56,6 @@ enum Hides {
     All,
 }
 
-/// Which devices run a case.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Runs {
-    Everywhere,
-    /// Not on software drivers: too long there.
-    OnGpus,
-}
-
 #[derive(Clone, Copy)]
 struct Setup {
     /// Without modifiers: [`Setup::run`] has those that the fields below ask for.
@@ -84,7 +75,6 @@ struct Setup {
     sink: Option<f32>,
     /// Ask for the logarithms.
     lse: bool,
-    runs: Runs,
     sizes: Sizes,
     /// Multiplies q: larger scores.
     sharpness: f64,
@@ -120,7 +110,6 @@ impl Setup {
             alibi: None,
             sink: None,
             lse: true,
-            runs: Runs::Everywhere,
             sizes: Sizes::Default,
             sharpness: 1.0,
         }
@@ -185,6 +174,7 @@ impl Setup {
         Case::new("attention", group, name.clone(), move |ctx| {
             self.run(ctx, &name)
         })
+        .on_gpus(group.starts_with("large"))
     }
 
     fn operator(&self, caps: &Capabilities) -> Attention {
@@ -218,9 +208,6 @@ impl Setup {
     }
 
     fn run(&self, ctx: &Context, name: &str) -> Result<Outcome, Failure> {
-        if self.runs == Runs::OnGpus && ctx.capabilities().class == DeviceClass::Software {
-            return Ok(Outcome::skipped("a GPU that runs this within minutes"));
-        }
         let packing = packing(self.documents);
         let slopes = match self.alibi {
             Some(max_bias) => Some(alibi_slopes(self.problem.heads, max_bias)?),

@@ -3,7 +3,7 @@
 use flashwave::DType::{BF16, F16, F32};
 use flashwave::kernels::attention::Mask;
 
-use super::{Dims, Hides, Runs, Setup, Sizes, Storage};
+use super::{Dims, Hides, Setup, Sizes, Storage};
 
 /// Every setup, with its group.
 pub(super) fn all() -> Vec<(&'static str, Setup)> {
@@ -263,9 +263,7 @@ pub(super) fn all() -> Vec<(&'static str, Setup)> {
         setup.sizes = Sizes::Unusual;
         add("unusual sizes", setup);
     }
-    for setup in large() {
-        add("large", setup);
-    }
+    setups.extend(large());
     // A group's cases together, that they be one test.
     setups.sort_by_key(|&(group, _)| group);
     setups
@@ -273,7 +271,7 @@ pub(super) fn all() -> Vec<(&'static str, Setup)> {
 
 /// The grids of flash-attention and ggml as far as CPU references go, on GPUs alone: 2 x 13 lengths, 14 pairs, 12 head
 /// dimensions, 6 masks; 12 widths of k and v by 3 lengths of the cache by 4 numbers of queries.
-fn large() -> Vec<Setup> {
+fn large() -> Vec<(&'static str, Setup)> {
     let mut found = Vec::new();
     let widths = [
         (40, 40),
@@ -304,16 +302,14 @@ fn large() -> Vec<Setup> {
                 } else {
                     Storage::Heads
                 };
-                setup.runs = Runs::OnGpus;
-                found.push(setup);
+                found.push((["large", "large caches"][n % 2], setup));
             }
         }
     }
     let mut add = |mask, heads, pair, d| {
         let mut setup = Setup::new(mask, heads, pair, d);
         setup.types = [F16; 4];
-        setup.runs = Runs::OnGpus;
-        found.push(setup);
+        found.push(("large lengths", setup));
     };
     for length in [
         97, 128, 200, 257, 384, 512, 768, 1024, 1025, 2048, 300, 500, 444,
@@ -336,11 +332,31 @@ fn large() -> Vec<Setup> {
         [16, 20_000],
         [16, 100_000],
         [512, 4224],
+        [1, 128],
+        [1, 339],
+        [64, 256],
+        [64, 800],
+        [128, 217],
+        [113, 211],
+        [127, 512],
+        [3, 1024],
+        [256, 256],
+        [256, 512],
+        [239, 1],
+        [203, 113],
+        [217, 128],
+        [211, 113],
+        [256, 108],
+        [512, 127],
+        [513, 127],
+        [512, 256],
+        [255, 255],
+        [129, 129],
+        [512, 500],
+        [500, 512],
+        [384, 256],
     ] {
         add(Mask::Causal, [2, 1], pair, 64);
-    }
-    for d in [32, 40, 59, 64, 80, 96, 111, 128, 160, 192, 224, 256] {
-        add(Mask::Causal, [6, 2], [257, 512], d);
     }
     for mask in [(128, 0, 0), (256, 0, 4), (512, 0, 0), (100, 30, 70)] {
         let (left, right, sinks) = mask;
@@ -353,6 +369,25 @@ fn large() -> Vec<Setup> {
     }
     for prefix in [200, 1000] {
         add(Mask::Prefix(prefix), [2, 1], [1025, 1025], 64);
+    }
+    // MHA, MQA, GQA and both 16-bit types by turns, with what flash-attention's test of all channels has.
+    for (n, d) in [32, 40, 59, 64, 80, 96, 111, 128, 160, 192, 224, 256]
+        .into_iter()
+        .enumerate()
+    {
+        let heads = [[6, 2], [4, 4], [4, 1]][n % 3];
+        let local = Mask::Window {
+            left: 100,
+            right: 0,
+            sinks: 0,
+        };
+        for (types, mask) in [(F16, Mask::Causal), (BF16, Mask::Causal), (F16, local)] {
+            let mut setup = Setup::new(mask, heads, [257, 512], d);
+            setup.types = [types; 4];
+            setup.alibi = Some(8.0).filter(|_| types == BF16 && n % 2 == 0);
+            setup.softcap = Some(50.0).filter(|_| types == BF16 && n % 4 > 1);
+            found.push(("large channels", setup));
+        }
     }
     found
 }

@@ -5,6 +5,7 @@ mod tables;
 use bytemuck::{Pod, Zeroable};
 
 use self::tables::Shape;
+use super::fused::even_rounds;
 use super::operands::Direction;
 use super::{ConvArgs, FusedTuning};
 use crate::capabilities::Capabilities;
@@ -25,8 +26,6 @@ const VECTOR: usize = 8;
 const COMBINED: usize = 512;
 /// Frequencies of a pattern where a workgroup has them all: as many as it has tiles.
 const PERIOD: u32 = 4;
-/// Most bytes of memory between the two passes of long transforms.
-const SCRATCH: u64 = 1 << 30;
 
 /// The shape of transforms on matrix units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +42,8 @@ pub struct MonarchTuning {
     pub hold: Hold,
     /// Of every `fold` frequencies, or of every four if `fold` is 1, those that are computed: the first so many.
     pub kept: u32,
+    /// Bytes of memory between the two passes, at most, if `fold` is more than 1.
+    pub scratch: u64,
 }
 
 /// What invocations hold over the rounds of a loop instead of reading it again.
@@ -172,11 +173,34 @@ impl MonarchTuning {
             } else {
                 u32::try_from(fold).ok()?
             },
+            // What would stay in a cache is slower: dispatches of few workgroups wait for one another (8192 points on an H200 3.2 ms
+            // with 32 MiB, 2.8 with 128, 2.6 with 1024).
+            scratch: 1 << 30,
         };
         (points == tuning.points())
             .then_some(tuning)?
             .check(caps)
             .ok()
+    }
+
+    /// Tunings worth timing for transforms of `points` points.
+    pub fn candidates(caps: &Capabilities, points: usize) -> Vec<Self> {
+        let Some(first) = Self::default_for(caps, points) else {
+            return Vec::new();
+        };
+        let scratch: &[u64] = match first.fold {
+            1 => &[0],
+            _ => &[32, 128, 512, 1024],
+        };
+        let rounds = [2, 8];
+        let each = scratch.iter().flat_map(|&mib| {
+            rounds.map(|rounds| Self {
+                scratch: mib << 20,
+                rounds,
+                ..first
+            })
+        });
+        each.collect()
     }
 
     fn constants(&self, recipe: Recipe) -> Recipe {
@@ -289,7 +313,10 @@ impl Operands {
     /// The parts of two passes whose scratch memory fits; all at once if there is one pass.
     pub(super) fn parts(&self, caps: &Capabilities, tuning: &MonarchTuning) -> Vec<Part> {
         let each = 4 * tuning.points() as u64;
-        let limit = SCRATCH.min(caps.binding_bytes).min(caps.buffer_bytes);
+        let limit = tuning
+            .scratch
+            .min(caps.binding_bytes)
+            .min(caps.buffer_bytes);
         let (batch, channels) = match tuning.fold {
             1 => (self.batch, self.channels),
             _ => {
@@ -341,6 +368,7 @@ impl Operands {
             .div_ceil(part.channels * fold)
             .max(part.batch.div_ceil(tuning.rounds as usize));
         let rounds = part.batch.div_ceil(wanted.min(part.batch));
+        let rounds = even_rounds(part.batch, rounds);
         let groups = part.batch.div_ceil(rounds);
         let workgroups = part.channels * groups * fold;
         let [u, v, w, y] = self.places;

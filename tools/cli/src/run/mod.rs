@@ -16,6 +16,7 @@ mod gemm8;
 mod mlp;
 mod norm;
 mod rows;
+mod sequences;
 mod sparse_attention;
 mod tokens;
 
@@ -60,6 +61,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
         tokens::ENTRIES,
         attention::ENTRIES,
         fft::ENTRIES,
+        sequences::ENTRIES,
         attention_backward::ENTRIES,
         sparse_attention::ENTRIES,
         cache::ENTRIES,

@@ -1,12 +1,15 @@
 //! Block-sparse attention.
 
 use anyhow::{Result, bail};
-use flashwave::kernels::attention::{Attention, AttentionArgs, Blocks, Mask};
+use flashwave::kernels::attention::{AttentionArgs, Blocks, Mask};
 use flashwave::kernels::sparse::{Causality, SparseLayout};
 use flashwave::{DType, Tensor};
 use safetensors::Dtype;
 
-use super::attention::{LSE, OUTPUTS, SCALE};
+use super::attention::{
+    ALIBI, BIAS, CU_K, CU_Q, LSE, MASK, OUTPUTS, Options, SCALE, SINK_LOGITS, SLOPES, SOFTCAP,
+    operator,
+};
 use super::call::Call;
 use super::entry::{DTYPE, Default, Entry, Input, Kind, Need, Param, float};
 
@@ -24,6 +27,12 @@ pub const ENTRIES: &[Entry] = &[Entry {
             shape: "[lists, blocks of length, blocks of kv_length]: false leaves a block out; in place of layout",
             need: Need::Optional,
         },
+        BIAS,
+        MASK,
+        CU_Q,
+        CU_K,
+        SLOPES,
+        SINK_LOGITS,
     ],
     params: &[
         Param {
@@ -50,6 +59,8 @@ pub const ENTRIES: &[Entry] = &[Entry {
             default: Default::Value("causal"),
             about: "which keys of those blocks a query sees",
         },
+        SOFTCAP,
+        ALIBI,
         SCALE,
         LSE,
         DTYPE,
@@ -90,10 +101,8 @@ fn sparse_attention(call: &mut Call<'_>) -> Result<()> {
         }
         (None, None) => bail!("layout: not set; allowed: a pattern, or the input blocks"),
     };
-    let mut op = Attention::new(mask);
-    if let Some(scale) = call.number("scale")? {
-        op = op.scale(scale as f32);
-    }
+    let op = operator(call)?;
+    let options = Options::of(call, heads)?;
     let ctx = call.ctx();
     let out = Tensor::empty(ctx, call.dtype(&q)?, [batch, heads, length, v_dim])?;
     let lse = match call.choice("lse")? {
@@ -103,7 +112,7 @@ fn sparse_attention(call: &mut Call<'_>) -> Result<()> {
     let args = AttentionArgs {
         sparse: Some(Blocks::Listed(&layout)),
         lse: lse.as_ref(),
-        ..AttentionArgs::new(&q, &k, &v, &out)
+        ..options.args([&q, &k, &v], &out)
     };
     ctx.record(|pass| op.run(pass, args))?;
     call.output("out", out)?;

@@ -46,11 +46,17 @@ fn a_pattern_and_its_matrix_give_the_same() {
         .pattern(&pattern)
         .expect("valid");
     let seen = |head: usize, i, j| layout.sees(head, i, j);
-    let exact = attention(&p, &widen(&q), &widen(&k), &widen(&v), |[_, h, i, j]| {
-        seen(h, i, j).then_some(0.0)
-    });
-    let naive = attention(&p, &q, &k, &v, |[_, h, i, j]| seen(h, i, j).then_some(0.0));
-    let naive: Vec<f32> = naive.0.into_iter().map(|v| round(v, F16)).collect();
+    let expected = |softcap| {
+        let mut p = p;
+        p.modifiers.softcap = softcap;
+        let exact = attention(&p, &widen(&q), &widen(&k), &widen(&v), |[_, h, i, j]| {
+            seen(h, i, j).then_some(0.0)
+        });
+        let naive = attention(&p, &q, &k, &v, |[_, h, i, j]| seen(h, i, j).then_some(0.0));
+        let naive: Vec<f32> = naive.0.into_iter().map(|v| round(v, F16)).collect();
+        (exact.0, naive)
+    };
+    let (exact, naive) = expected(None);
     let matrix = (0..2 * 16).map(|i| {
         let (head, line, block) = (i / 16, i / 4 % 4, i % 4);
         u8::from(layout.line(head, line).any(|e| e.block() == block))
@@ -64,11 +70,15 @@ fn a_pattern_and_its_matrix_give_the_same() {
     let sets = ["layout=s2:stride=2,window=1", "block=16"];
     let inputs = [tq, tk, tv];
     let out = run("sparse_pattern", "sparse_attention", &sets, &inputs);
-    compare(&out, "out", F16, &[1, 2, 50, 8], &exact.0, &naive);
+    compare(&out, "out", F16, &[1, 2, 50, 8], &exact, &naive);
+    let (bent, naive_bent) = expected(Some(1.0));
+    let bending = [sets[0], sets[1], "softcap=1"];
+    let out = run("sparse_bent", "sparse_attention", &bending, &inputs);
+    compare(&out, "out", F16, &[1, 2, 50, 8], &bent, &naive_bent);
     let [tq, tk, tv] = inputs;
     let inputs = [tq, tk, tv, blocks];
     let out = run("sparse_matrix", "sparse_attention", &sets[1..], &inputs);
-    compare(&out, "out", F16, &[1, 2, 50, 8], &exact.0, &naive);
+    compare(&out, "out", F16, &[1, 2, 50, 8], &exact, &naive);
 
     let input = folder("sparse_errors").join("in.safetensors");
     save(&input, &inputs);

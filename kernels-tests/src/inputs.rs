@@ -1,5 +1,6 @@
 //! Random inputs, poisoned outputs.
 
+use flashwave::kernels::random::Uniform;
 pub use flashwave::reference::round;
 use flashwave::{Context, DType, Result, Tensor};
 
@@ -62,4 +63,18 @@ pub fn widen(values: &[f32]) -> Vec<f64> {
 pub fn poisoned(ctx: &Context, dtype: DType, shape: impl AsRef<[usize]>) -> Result<Tensor> {
     let n = shape.as_ref().iter().product();
     Tensor::from_f32(ctx, dtype, &vec![f32::NAN; n], shape)
+}
+
+/// A tensor of random numbers in [-1, 1) (u32: random bits), made on the device.
+pub fn random(
+    ctx: &Context,
+    dtype: DType,
+    shape: impl AsRef<[usize]>,
+    seed: usize,
+) -> Result<Tensor> {
+    let fill = Uniform {
+        seed: seed as u32,
+        scale: 1.0,
+    };
+    fill.tensor(ctx, dtype, shape)
 }

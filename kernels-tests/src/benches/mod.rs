@@ -25,9 +25,9 @@ pub mod sparse_attention;
 
 use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::ceilings::{Ceilings, Probe, Timer, time};
-use flashwave::kernels::random::Uniform;
 use flashwave::{Capabilities, Context, DType, Pass, Result, Tensor};
 
+pub use crate::inputs::random;
 use heater::Heater;
 
 /// How large the problems are.
@@ -349,20 +349,6 @@ pub fn sets(caps: &Capabilities, bytes: f64) -> usize {
         DeviceClass::Software => 1,
         _ => (256e6 / bytes.max(1.0)).ceil().clamp(1.0, 64.0) as usize,
     }
-}
-
-/// A tensor of random numbers in [-1, 1) (u32: random bits), made on the device.
-pub fn random(
-    ctx: &Context,
-    dtype: DType,
-    shape: impl AsRef<[usize]>,
-    seed: usize,
-) -> Result<Tensor> {
-    let fill = Uniform {
-        seed: seed as u32,
-        scale: 1.0,
-    };
-    fill.tensor(ctx, dtype, shape)
 }
 
 /// A quantised matrix whose words are random: its numbers mean nothing, its arithmetic takes as long as any.

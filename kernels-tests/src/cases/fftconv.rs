@@ -21,8 +21,7 @@ use flashwave::reference::fftconv::{
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Tensor};
 
 use super::fftconv_backward;
-use crate::benches::random;
-use crate::inputs::{Random, poisoned, round, widen};
+use crate::inputs::{Random, poisoned, random, round, widen};
 use crate::tolerance::{Outcome, Ulps, check, farther};
 use crate::{Case, Failure};
 
@@ -459,12 +458,16 @@ fn overflow(ctx: &Context, arithmetic: Arithmetic) -> Result<Outcome, Failure> {
     check(&out, &exact, &naive, RIGHT_ANGLE)
 }
 
+/// Nothing opens a context of its own there.
+#[cfg(target_arch = "wasm32")]
+fn bounded(_: usize) -> Result<Outcome, Failure> {
+    Ok(Outcome::skipped("a context of its own"))
+}
+
 /// A partial convolution keeps memory for its filter, not for its sequence: a spectrum and a few windows of a row.
+#[cfg(not(target_arch = "wasm32"))]
 fn bounded(taps: usize) -> Result<Outcome, Failure> {
     // Its own context: others' cases run beside this one.
-    #[cfg(target_arch = "wasm32")]
-    return Ok(Outcome::skipped("a context of its own"));
-    #[cfg(not(target_arch = "wasm32"))]
     let ctx = Context::new()?;
     let (batch, channels, chunk) = (2, 4, 4 * taps);
     let k = random(&ctx, F32, [channels, taps], 1)?;

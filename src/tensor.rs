@@ -226,7 +226,7 @@ impl Tensor {
 
     /// The elements in row-major order of a contiguous tensor, waiting for the GPU.
     ///
-    /// In a browser, where nothing may wait, this and its like work within [`crate::replay`] alone.
+    /// In a browser, where nothing may wait, this and its like work within `flashwave::replay` alone.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         self.check_element::<T>()?;
         Ok(bytemuck::pod_collect_to_vec(&self.to_bytes()?))
@@ -274,7 +274,7 @@ impl Tensor {
         pollster::block_on(self.to_bytes_async())
     }
 
-    /// The bytes of a contiguous tensor, within [`crate::replay`].
+    /// The bytes of a contiguous tensor, within `flashwave::replay`.
     #[cfg(target_arch = "wasm32")]
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         crate::replay::bytes(self)

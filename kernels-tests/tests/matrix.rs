@@ -1,9 +1,13 @@
 //! The correctness matrix on this machine's adapter: unchecked shaders (as shipped), checked shaders, and the
-//! portable tier that browsers run.
+//! portable tier that browsers run, checked too.
+//!
+//! A software driver compiles for longer than it computes, and checked shaders are the shaders of the other modes with
+//! naga's bounds checks: there one case a group runs in that mode. `flashwave verify --checks on` runs them all.
 
 use std::sync::Arc;
 
 use flashwave::Context;
+use flashwave::capabilities::DeviceClass;
 use flashwave::context::ShaderChecks;
 use kernels_tests::{Effort, cases};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -38,9 +42,14 @@ fn main() {
     for (name, list) in groups {
         let list = Arc::new(list);
         for (mode, ctx) in &contexts {
+            let software = ctx.capabilities().class == DeviceClass::Software;
+            let cases = match *mode {
+                "checked" if software => 1,
+                _ => list.len(),
+            };
             let (list, ctx) = (list.clone(), ctx.clone());
             trials.push(Trial::test(format!("{mode}::{name}"), move || {
-                for case in list.iter() {
+                for case in &list[..cases] {
                     case.run(&ctx)
                         .map_err(|e| Failed::from(format!("{}: {e}", case.name)))?;
                 }

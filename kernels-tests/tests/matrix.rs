@@ -1,8 +1,9 @@
 //! The correctness matrix on this machine's adapter: unchecked shaders (as shipped), checked shaders, and the
 //! portable tier that browsers run, checked too.
 //!
-//! A software driver compiles for longer than it computes, and checked shaders are the shaders of the other modes with
-//! naga's bounds checks: there one case a group runs in that mode. `flashwave verify --checks on` runs them all.
+//! A software driver compiles for longer than it computes. There the first mode runs all cases, the portable tier every
+//! other one, and checked shaders, which are those of the two with naga's bounds checks, one case a group.
+//! `flashwave verify` runs all cases in the mode that it is asked for.
 
 use std::sync::Arc;
 
@@ -14,26 +15,35 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
     let arguments = Arguments::from_args();
-    let builders = [
-        ("unchecked", Context::builder().checks(ShaderChecks::Off)),
-        ("checked", Context::builder().checks(ShaderChecks::On)),
+    // Name, context, and which cases of a group a software driver runs: every so many-th.
+    let modes = [
+        ("unchecked", Context::builder().checks(ShaderChecks::Off), 1),
+        (
+            "checked",
+            Context::builder().checks(ShaderChecks::On),
+            usize::MAX,
+        ),
         (
             "portable",
             Context::builder().checks(ShaderChecks::On).portable(),
+            2,
         ),
     ];
-    let contexts = builders.map(|(mode, builder)| {
+    let modes = modes.map(|(mode, builder, step)| {
         let ctx = builder
             .build()
             .expect("an adapter: run `cargo xtask ensure-adapter`");
-        (mode, Arc::new(ctx))
+        match ctx.capabilities().class {
+            DeviceClass::Software => (mode, Arc::new(ctx), step),
+            _ => (mode, Arc::new(ctx), 1),
+        }
     });
     let mut groups: Vec<(String, Vec<kernels_tests::Case>)> = Vec::new();
     for case in cases::all("", Effort::Full) {
         let name = format!("{}::{}", case.family, case.group);
-        match groups.last_mut() {
-            Some((last, list)) if *last == name => list.push(case),
-            _ => groups.push((name, vec![case])),
+        match groups.iter_mut().find(|(group, _)| *group == name) {
+            Some((_, list)) => list.push(case),
+            None => groups.push((name, vec![case])),
         }
     }
     // A group in every mode before the next group: a software driver compiles the shaders of one device on one
@@ -41,15 +51,10 @@ fn main() {
     let mut trials = Vec::new();
     for (name, list) in groups {
         let list = Arc::new(list);
-        for (mode, ctx) in &contexts {
-            let software = ctx.capabilities().class == DeviceClass::Software;
-            let cases = match *mode {
-                "checked" if software => 1,
-                _ => list.len(),
-            };
-            let (list, ctx) = (list.clone(), ctx.clone());
+        for (mode, ctx, step) in &modes {
+            let (list, ctx, step) = (list.clone(), ctx.clone(), *step);
             trials.push(Trial::test(format!("{mode}::{name}"), move || {
-                for case in &list[..cases] {
+                for case in list.iter().step_by(step) {
                     case.run(&ctx)
                         .map_err(|e| Failed::from(format!("{}: {e}", case.name)))?;
                 }

@@ -42,6 +42,10 @@
 //     1, 2, 4, 8 blocks a line: 136, 205, 341, 625: 68 to 71 a block (dense: 70), and 66 for the lines themselves, a tenth of 1/16.5
 //     and a fifth of 1/32.7. Half a line's own block is hidden and visited all the same.
 //   blocks of 64, 1/32.5: 32x2, 16: 386; 32x2, 32: 452; 16x4, 16: 419; 16x4, 64: 500 (1/4.4: 2448, 2817, 2693, 2920)
+//   on an H200 (dense 9.09 ms; benches/record/nvidia-h200/2026-11-26-attention.txt), 16x8, 64, loads ahead, for 1/4.4, 1/8.4, 1/16.5, 1/32.7:
+//     a tile asked for after the last one, too: 2032, 1101, 604, 352; only where there is one: 336 (K and V before Q as well: 2037,
+//     1090, 591, 337). Several lines a workgroup, the next one's first tile asked for during the last of the one before, 1, 2, 4 lines:
+//     352, 349, 374 (1/4.4: 2129, 2166, and 2664, 2995 with blocks of 64)
 #import "lib/tensor.wgsl" as t
 #import "lib/attention.wgsl" as attention
 #import "lib/fragments.wgsl" as fragments
@@ -84,7 +88,7 @@ ${ fragments.functions(COOP) }
 #macro fetch()
 {
     #if LOADS == "ahead"
-    // After the last tile, some rows that there are.
+    // If there is none, some rows that there are.
     let place = select(0u, stored, more);
     let last = p.kv_len - 1u - select(0u, k0, more);
     #else
@@ -278,7 +282,7 @@ fn main(
         more = k0 < end;
         #endif
         #if LOADS == "ahead"
-        ${ fetch() }
+        if more ${ fetch() }
         #endif
 
         // A loop of one round instead of an `if`, whose condition naga takes for divergent.

@@ -3,8 +3,8 @@
 //
 // Tensors and splits as for decode.wgsl. A workgroup handles a tile of rows (queries of the heads that share a key head) of
 // one sequence and one split of its keys. Each of its SUBS subgroups walks over the keys by itself, BK a step, with an online
-// softmax of its own, and they are merged at the end: nothing but the end passes through workgroup memory. Keys are loaded a
-// step ahead.
+// softmax of its own, and they are merged at the end. Queries, in workgroup memory, are read for each product: else they take
+// the registers that let loads and products overlap. Keys and the scales of rows are loaded a step ahead.
 //
 // Rows are the 16 rows of a product's left operand (lib/fragments.wgsl), keys and channels the right one, made of what
 // 16-byte loads of the cache bring. Products do not mind in which order channels or keys are summed up:
@@ -31,6 +31,16 @@
 //   scales of four keys by one load in place of four: 106 (another machine)
 //   values and scales a step ahead as well: 32 keys 106, 16 keys 114 (keys alone: 106, 110)
 // More workgroups than run at a time cost more than they hide; registers seem to hold two of 128 invocations a processor.
+//
+// On an H200 (read 4.3 TB/s; f16 134; benches/record/nvidia-h200/2026-11-26-attention.txt), 131072 keys, us, queries in registers
+// before: int8 85.0, E4M3 88.5, E5M2 72.8, block8 104.5. Bounds of int8, with wrong results: no scales 77.2, bytes taken for halves
+// 76.5, nothing taken away from halves 83.5. The ladder (4x264, 32 keys):
+//   queries in workgroup memory: 78.5 (E4M3 76.4, E5M2 72.1, block8 93.2); scales of rows a step ahead: 83.2; both: 76.2
+//   both, and one exponent for the scales of four values in place of their logarithms: 76.1; fewer factors of scores, too: 76.4
+//   with the first: values a step ahead as well 81.9; two sums of products a score 79.5; rows in bounds without being asked 78.3
+//   with the first, other sizes: 4x396 100, 4x528 86.4, 2x528 80.5, 2x792 103; 16 keys: 4x264 88.6, 4x396 80.1
+//   four rows a tile, the other twelve of a product for what halves leave and for every other channel, so that no words are mixed,
+//     softmax has half as much to do and the output half as many registers: 87.9; with all of the above 83.2, 4x396 78.3
 #import "lib/tensor.wgsl" as t
 #import "lib/kv.wgsl" as kv
 #import "lib/attention.wgsl" as attention
@@ -86,6 +96,8 @@ ${ kv.pairs([K, V], KS == "block" or VS == "block") }
 // Keys of the sequence.
 var<private> kv_length: u32;
 
+// The queries as left operands, the same for all subgroups.
+var<workgroup> queries: array<vec4<u32>, ${KT * 4 * 32}>;
 // What a subgroup at a time adds to the result; maximum and sum of each row and subgroup.
 var<workgroup> pool: array<vec4<f32>, ${2 * WG}>;
 var<workgroup> states: array<vec2<f32>, ${TILE * SUBS}>;
@@ -219,7 +231,29 @@ ${first ~ "u + " ~ at if first + count <= all else "min(" ~ first ~ "u + " ~ at 
 #endfor
 #endmacro
 
-<# Its four keys' values and scales. #>
+<# The scales of its four keys' rows. #>
+#macro load_scales(x)
+#if "row" in [KS, VS]
+#for j in range(J)
+{
+    let tokens = sixteen(position(${x} + ${j * 16}u, all), batch, kv_head);
+    #for side, scaling in [["k", KS], ["v", VS]] if scaling == "row"
+    #if QUADS
+    ${side}_next_${j} = bitcast<vec4<f32>>(${vector(side, "(p." ~ side ~ "_scales + tokens.row) / 4u + min(quad, tokens.more / 4u)")});
+    #else
+    ${side}_next_${j} = bitcast<vec4<f32>>(vec4<u32>(
+        #for i in range(4)
+        word_${side}(p.${side}_scales + row_of(tokens, quad * 4u + ${i}u, batch, kv_head)),
+        #endfor
+    ));
+    #endif
+    #endfor
+}
+#endfor
+#endif
+#endmacro
+
+<# Its four keys' values, and the scales of blocks. #>
 #macro load_values(x)
 #for j in range(J)
 #for i in range(4)
@@ -228,9 +262,6 @@ var v_${j}_${i}_${g}: ${"vec4<u32>" if VVEC == 16 else "vec2<u32>" if VVEC == 8 
 #endfor
 #endfor
 #for side, scaling, words in [["k", KS, KSW], ["v", VS, VSW]]
-#if scaling != "none"
-var ${side}_scale_${j}: vec4<f32>;
-#endif
 #if scaling == "block"
 #for i in range(4)
 #for e in range(words)
@@ -248,15 +279,7 @@ var ${side}_word_${j}_${i}_${e}: u32;
     #endfor
     #endfor
     #for side, scaling, words in [["k", KS, KSW], ["v", VS, VSW]]
-    #if scaling == "row" and QUADS
-    ${side}_scale_${j} = bitcast<vec4<f32>>(${vector(side, "(p." ~ side ~ "_scales + tokens.row) / 4u + min(quad, tokens.more / 4u)")});
-    #elif scaling == "row"
-    ${side}_scale_${j} = bitcast<vec4<f32>>(vec4<u32>(
-        #for i in range(4)
-        word_${side}(p.${side}_scales + row_${i}),
-        #endfor
-    ));
-    #elif scaling == "block"
+    #if scaling == "block"
     #for i in range(4)
     #for e in range(words)
     ${side}_word_${j}_${i}_${e} = word_${side}(p.${side}_scales + row_${i} * ${words}u + ${e}u);
@@ -347,15 +370,18 @@ fn main(
     let x_${r}_${t}_${w}_${side} = q_${r}_${t}_${w}.${side} * lift_${r};
     #endfor
     #endfor
-    let queries_${t}_${w} = matrix_a(vec4<u32>(
-        #for part in range(2)
-        #for side in ["xz", "yw"]
-        ${half(part, "x_" ~ (0 if PARTS == 2 else part) ~ "_" ~ t ~ "_" ~ w ~ "_" ~ side)},
-        #endfor
-        #endfor
-    ));
+    if subgroup == 0u {
+        queries[${(t * 4 + w) * 32}u + place] = vec4<u32>(
+            #for part in range(2)
+            #for side in ["xz", "yw"]
+            ${half(part, "x_" ~ (0 if PARTS == 2 else part) ~ "_" ~ t ~ "_" ~ w ~ "_" ~ side)},
+            #endfor
+            #endfor
+        );
+    }
     #endfor
     #endfor
+    workgroupBarrier();
     #for g in range(VG)
     #for c in range(VVEC // 2)
     var o_${g}_${c}: Accumulator;
@@ -374,9 +400,22 @@ fn main(
     #endif
     #endfor
     #endfor
+    #for side, scaling in [["k", KS], ["v", VS]] if scaling == "row"
+    #for j in range(J)
+    var ${side}_next_${j}: vec4<f32>;
+    #endfor
+    #endfor
     ${ load_keys("begin + subgroup * " ~ BK ~ "u") }
+    ${ load_scales("begin + subgroup * " ~ BK ~ "u") }
     for (var x0 = begin + subgroup * ${BK}u; x0 < end; x0 += ${STEP}u) {
+        #for side, scaling in [["k", KS], ["v", VS]] if scaling != "none"
+        #for j in range(J)
+        var ${side}_scale_${j}${" = " ~ side ~ "_next_" ~ j if scaling == "row" else ": vec4<f32>"};
+        #endfor
+        #endfor
         ${ load_values("x0") }
+        // Compilers are not to know that this is the invocation's number, or they keep the queries in registers.
+        let own = place + (x0 >> 31u);
         #for j in range(J)
         var s_${j}: Accumulator;
         #if KS == "block"
@@ -399,7 +438,7 @@ fn main(
         #endfor
         #endif
         #for w in range(4)
-        s_${j} = multiply_add(queries_${t}_${w}, matrix_b(vec4<u32>(
+        s_${j} = multiply_add(matrix_a(queries[own + ${(t * 4 + w) * 32}u]), matrix_b(vec4<u32>(
             #for h in range(2)
             #for side in ["even", "odd"]
             ${kv.pair(K, side, "k_" ~ j ~ "_" ~ h ~ "_" ~ t ~ "." ~ "xyzw"[w], ["factor_" ~ j ~ "_" ~ h ~ "_" ~ t, "offset_" ~ j ~ "_" ~ h ~ "_" ~ t] if KS == "block" else [])},
@@ -410,6 +449,7 @@ fn main(
         #endfor
         #endfor
         ${ load_keys("x0 + " ~ STEP ~ "u") }
+        ${ load_scales("x0 + " ~ STEP ~ "u") }
 
         // Scores of four neighbouring keys at a time.
         #for j in range(J)

@@ -602,6 +602,7 @@ fn emulated() -> Vec<Setup> {
     for (keys, values, dims, sizes) in [
         (Int8, Int8, [32, 32], base),
         (F8E4M3, F8E4M3, [32, 32], wide),
+        (Int8, Int8, [72, 40], wide),
         (F8E5M2, F8E5M2, [64, 48], base),
         (Block8(32), Block8(32), [64, 32], wide),
         (F8E5M2, Int8, [40, 24], base),

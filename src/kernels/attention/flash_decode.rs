@@ -7,16 +7,14 @@ use crate::capabilities::Capabilities;
 use crate::dtype::DType;
 use crate::error::Result;
 
-/// Most channels of a head, for its output to stay in registers.
-const MOST_CHANNELS: usize = 256;
-
 impl Problem<'_> {
-    /// Whether the kernel takes the call: caches of bytes, heads of at most [`MOST_CHANNELS`] channels.
+    /// Whether the kernel takes the call: caches of bytes, heads of at most
+    /// [`FlashDecodeTuning::MOST_CHANNELS`].
     pub(super) fn suits_flash_decode(&self, caches: &Caches) -> bool {
         [caches.keys, caches.values]
             .iter()
             .all(|rows| rows.code.size() == 1)
-            && self.head_dim.max(self.v_dim) <= MOST_CHANNELS
+            && self.head_dim.max(self.v_dim) <= FlashDecodeTuning::MOST_CHANNELS
     }
 
     pub(super) fn flash_decode(

@@ -474,6 +474,9 @@ impl DecodeTuning {
 }
 
 impl FlashDecodeTuning {
+    /// Most channels of a head, for its output to stay in registers.
+    pub(super) const MOST_CHANNELS: usize = 256;
+
     /// For the tests of devices without matrix units.
     pub const EMULATED: Self = Self {
         units: MatrixUnits::Emulated,
@@ -520,9 +523,10 @@ impl FlashDecodeTuning {
         found
     }
 
-    /// Bytes of workgroup memory, for tiles of `rows` rows.
-    pub(super) fn workgroup_bytes(&self, rows: u32) -> u32 {
-        self.subgroups * (2 * 32 * 16 + 8 * rows) + self.units.workgroup_bytes() as u32
+    /// Bytes of workgroup memory, for tiles of 16 rows of [`Self::MOST_CHANNELS`].
+    pub(super) fn workgroup_bytes(&self) -> u32 {
+        let queries = 2 * 16 * Self::MOST_CHANNELS as u32;
+        queries + self.subgroups * (2 * 32 * 16 + 8 * 16) + self.units.workgroup_bytes() as u32
     }
 
     pub(super) fn check(&self, caps: &Capabilities) -> Result<()> {
@@ -533,7 +537,7 @@ impl FlashDecodeTuning {
             && [16, 32].contains(&self.keys)
             && self.workgroups > 0
             && self.split_keys > 0
-            && self.workgroup_bytes(16) <= caps.workgroup_bytes;
+            && self.workgroup_bytes() <= caps.workgroup_bytes;
         if sound {
             return Ok(());
         }

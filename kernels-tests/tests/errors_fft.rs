@@ -1,9 +1,10 @@
 //! What transforms and convolutions refuse, by name: no GPU needed.
 
 use flashwave::DType::{F16, F32, U32};
+use flashwave::capabilities::DeviceClass;
 use flashwave::kernels::elementwise::Activation;
 use flashwave::kernels::fft::{Fft, MAX_LENGTH, RealFft};
-use flashwave::kernels::fftconv::{ConvArgs, FftConv, FilterPlan};
+use flashwave::kernels::fftconv::{ConvArgs, FftConv, FilterPlan, Tuning};
 use flashwave::kernels::shortconv::{ShortConv, ShortConvArgs, State};
 use flashwave::{Capabilities, DType, Layout};
 
@@ -34,6 +35,47 @@ fn filters_that_cannot_be() {
     begins(plan(FftConv::causal(), &long, 1 << 25), "length: ");
     // 4M elements fit.
     assert!(plan(FftConv::causal(), &layout(F32, &[1, 1 << 22]), 1 << 22).is_ok());
+}
+
+/// A card: more workgroup memory and larger bindings, with matrix units or without.
+fn card(matrix_elements: bool) -> Capabilities {
+    Capabilities {
+        class: DeviceClass::Discrete,
+        shader_f16: true,
+        spirv: matrix_elements,
+        matrix_elements,
+        invocations: 1024,
+        workgroup_bytes: 48 << 10,
+        binding_bytes: (1 << 31) - 4,
+        buffer_bytes: 1 << 32,
+        ..Capabilities::webgpu_default()
+    }
+}
+
+/// Every length up to 4,194,304 is planned, whatever its neighbours are; on matrix units a length that is no multiple of 8 is refused.
+#[test]
+fn every_length_is_planned() {
+    let lengths = (0..=22).flat_map(|bits| [(1usize << bits) - 1, 1 << bits, (1 << bits) + 1]);
+    let lengths: Vec<usize> = lengths.filter(|l| (1..=1 << 22).contains(l)).collect();
+    for caps in [Capabilities::webgpu_default(), card(false), card(true)] {
+        for &length in &lengths {
+            for (conv, dtype) in [
+                (FftConv::causal(), F32),
+                (FftConv::circular(), F32),
+                (FftConv::causal().half(), F16),
+            ] {
+                let (k, u) = (layout(F32, &[2, length]), layout(dtype, &[3, 2, length]));
+                let plan = FilterPlan::new(&caps, conv, &k, length, None).expect("a plan");
+                let spectrum = plan.spectrum(&caps, &k, None).expect("a spectrum");
+                let run = plan.convolution(&caps, &ConvArgs::new(&u, &u));
+                assert!(!spectrum.is_empty() && plan.tuning().points() >= length);
+                match plan.tuning() {
+                    Tuning::Monarch(_) if length % 8 != 0 => begins(run, "u: "),
+                    _ => assert!(!run.expect("a convolution").is_empty(), "{length}"),
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 #import "lib/fft.wgsl" as fft
 #import "lib/conv.wgsl" as conv
 #set plan = {"points": N, "steps": fft_steps([R1, R2, R3, R4, R5]), "each": E, "vec": VEC, "planes": PLANES, "pad": PAD,
-             "columns": COLUMNS, "spread": SPREAD, "inverse_at": INVERSE}
+             "columns": COLUMNS, "spread": SPREAD, "inverse_at": INVERSE, "swaps": [0, S2, S3, S4, 0]}
 #set ROWS = N // COLUMNS
 #set POINTS = ROWS * SPREAD
 
@@ -23,7 +23,7 @@ ${ t.prelude() }
 ${ complex.functions() }
 ${ t.words(1, "scratch", "vec2<f32>") }
 #if GATE_OUT != "none"
-${ t.input(2, "w", GATE_OUT) }
+${ t.input(2, "w", GATE_OUT, VEC) }
 #endif
 ${ t.words(3, "twiddles", "vec2<f32>") }
 ${ t.output(5, "y", Y, VEC) }

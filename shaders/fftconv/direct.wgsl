@@ -9,15 +9,15 @@
 // A workgroup of N / E invocations takes one kappa of one channel and loops over `rounds` transforms: the filter's row is read once.
 // TRANSPOSE 1 correlates.
 //
-// By bytes 24 an element (f32, ungated) in place of 40. Timed on an H200 (2026-11-26; 32768 points, batch 16, 768 channels) 5.20 ms at best
-// (rows of 4096 points as 16, 16, 16, read one by one; of 8192 as 32, 16, 16 5.30, as 8, 32, 32 by fours 6.79), three passes 5.06: so the
-// planner keeps to those.
+// By bytes 24 an element (f32, ungated) in place of 40. Timed on an H200 (2026-11-26; 32768 points, batch 16, 768 channels): rows of 4096 points
+// as 16, 16, 16 4.6 ms (3.4 here, 1.2 in the second pass), of 2048 5.4, of 8192 as 8, 32, 32 6.9; three passes 4.75. So the planner takes it
+// for whole f32 sequences of up to eight rows of 4096.
 #import "lib/tensor.wgsl" as t
 #import "lib/complex.wgsl" as complex
 #import "lib/fft.wgsl" as fft
 #import "lib/conv.wgsl" as conv
 #set plan = {"points": N, "steps": fft_steps([R1, R2, R3, R4, R5]), "each": E, "vec": VEC, "planes": PLANES, "pad": PAD,
-             "columns": 1, "spread": 1, "inverse_at": INVERSE}
+             "columns": 1, "spread": 1, "inverse_at": INVERSE, "swaps": [0, S2, S3, S4, 0]}
 #set LANES = N // E
 #set FIRST = plan.steps[0]
 #set BOTH = BOUNDARY != "causal"
@@ -35,9 +35,9 @@ struct Params {
 ${ t.params(PARAMS) }
 ${ t.prelude() }
 ${ complex.functions() }
-${ t.input(1, "u", U) }
+${ t.input(1, "u", U, VEC) }
 #if GATE_IN != "none"
-${ t.input(2, "v", GATE_IN) }
+${ t.input(2, "v", GATE_IN, VEC) }
 #endif
 ${ t.words(3, "twiddles", "vec2<f32>") }
 ${ t.words(4, "spectrum", "vec4<f32>") }

@@ -19,14 +19,21 @@
 // 1.67 ms with one plane, 2.34 with two: workgroup memory takes the cache from spectra and twiddles; largest radix first 2.66;
 // 8 points an invocation 2.13; 16 halves of two bytes an access instead of eight 2.67. 1024 points: 4, 16, 16 0.38 ms, 8 points an
 // invocation 0.41. 8192 points: 3.9 ms however taken apart by 16 points an invocation. f32 sequences
-// (ungated): 4096 points as 16, 16, 16 read one by one 1.37 ms, as 4, 8, 8, 16 1.49; 8192, batch 16, as 8, 32, 32 0.78, as 4, 16, 8, 16 0.96. By count 105 instructions a point, by
-// time 200: not bound by memory. Untried: the spectrum in registers over the rounds, w loaded ahead of the inverse.
+// (ungated): 4096 points as 16, 16, 16 read one by one 1.37 ms, as 4, 8, 8, 16 1.49; 8192, batch 16, as 8, 32, 32 0.78, as 4, 16, 8, 16 0.96.
+//
+// Tried on an H200 (2026-11-26; f32, ungated, 768 channels, batch 64, 8192 points 16; benches/record). By count 105 instructions and 22
+// words through workgroup memory and cache a point: at 4096 points 0.63 and 0.53 ms, and what is measured is their sum. Of 1196 us at
+// 4096 points exchanges are 393 (barriers 154), reads and writes 157, twiddles 79, the spectrum 47. Places free of bank conflicts
+// (padding and order of invocations, tuning.rs) and scalars read as scalars: 1024 points 264 to 233 us, 4096 1366 to 1153, 2048 as
+// 8, 16, 16 498 (as 4, 8, 8, 8 634). Dropped: one exchange in place of two, 64 points an invocation at 4096 points 1950, 32 at 1024 273;
+// both parts of a number in an access of eight bytes 1477; u read ahead 1165; twiddles turned by constants from one a level 1138, but the
+// error is 1.25 times as large; halves of 8192 points as transforms of their own, one level less, 822 in place of 700.
 #import "lib/tensor.wgsl" as t
 #import "lib/complex.wgsl" as complex
 #import "lib/fft.wgsl" as fft
 #import "lib/conv.wgsl" as conv
 #set plan = {"points": N, "steps": fft_steps([R1, R2, R3, R4, R5]), "each": E, "vec": VEC, "planes": PLANES, "pad": PAD,
-             "columns": 1, "spread": 1, "inverse_at": INVERSE}
+             "columns": 1, "spread": 1, "inverse_at": INVERSE, "swaps": [0, S2, S3, S4, 0]}
 #set LANES = N // E
 #set FIRST = plan.steps[0]
 #set BOTH = BOUNDARY != "causal"
@@ -40,12 +47,12 @@ struct Params {
 ${ t.params(PARAMS) }
 ${ t.prelude() }
 ${ complex.functions() }
-${ t.input(1, "u", U) }
+${ t.input(1, "u", U, VEC) }
 #if GATE_IN != "none"
-${ t.input(2, "v", GATE_IN) }
+${ t.input(2, "v", GATE_IN, VEC) }
 #endif
 #if GATE_OUT != "none"
-${ t.input(3, "w", GATE_OUT) }
+${ t.input(3, "w", GATE_OUT, VEC) }
 #endif
 ${ t.words(4, "spectrum", "vec4<f32>") }
 ${ t.words(5, "twiddles", "vec2<f32>") }

@@ -14,7 +14,8 @@
 //
 // With FOLD > 1 a workgroup computes the frequencies k with k % FOLD = kappa: its first digit has 16 FOLD real rows, and its result is
 // a part of y, left to monarch_combine.wgsl as complex numbers of f16. Workgroups of a sequence are neighbours, so that u comes
-// from memory once. KEPT of every FOLD (or of every four frequencies if FOLD is 1) are computed: the filter is zero at others.
+// from memory once. KEPT of every FOLD (or of every four frequencies if FOLD is 1) are computed: the filter is zero at others. If one of
+// FOLD is, its workgroup has the whole result and turns it to all the parts of y.
 //
 // Scaling: u and v are scaled by powers of two to magnitudes below 16, which bounds the norm of all N products by
 // 2^8 sqrt(256 R); the transforms keep norms and the filter's spectrum is at most 1, so nothing overflows f16. The scales come
@@ -32,6 +33,7 @@
 #set INNER = 256 * R
 #set HALF = R // 2
 #set FOLDED = FOLD > 1
+#set PARTS = FOLDED and KEPT > 1
 #set BETWEEN = 32 * 6
 #set FACTORS = 32 * 10
 #set FIRST = FACTORS + FOLD * SUBGROUPS * 256
@@ -69,14 +71,14 @@ ${ t.words(1, "u", "vec4<u32>") }
 #if GATE_IN
 ${ t.words(2, "v", "vec4<u32>") }
 #endif
-#if GATE_OUT and not FOLDED
+#if GATE_OUT and not PARTS
 ${ t.words(3, "w", "vec4<u32>") }
 #endif
 ${ t.words(4, "spectrum", "vec4<u32>") }
 ${ t.words(5, "table", "vec4<u32>") }
 ${ t.words(6, "scales", "f32") }
 ${ t.words(7, "y", "vec4<u32>", "read_write") }
-#if FOLDED
+#if PARTS
 ${ t.words(8, "part_scales", "f32", "read_write") }
 #endif
 ${ fragments.functions(COOP, "p.rounds", true) }
@@ -450,8 +452,13 @@ fn main(
         #for name in ["hr", "hi", "hn"]
         let a_${name} = matrix_a(table[first_at + ${64 * FOLD + 32 * loop.index0}u]);
         #endfor
+        #endif
+        #if PARTS
         let row = ((channel - p.first_channel) * p.batch + q) * ${FOLD}u + kappa;
         #else
+        #if GATE_OUT and FOLDED
+        let w_from = p.w_offset + (p.first_row + q) * p.w_batch + channel * p.w_channel + out_at;
+        #endif
         let y_from = p.y_offset + (p.first_row + q) * p.y_batch + channel * p.y_channel + out_at;
         #endif
         // Columns of the last tiles: a pair of tiles has eight neighbouring points of two rows n1 an invocation.
@@ -473,7 +480,7 @@ fn main(
             #endfor
             #for n1 in range(2)
             #set at = n1 * ROW // 8 + half * 4
-            #if FOLDED
+            #if PARTS
             #for t in range(2)
             y[row * ${INNER // 4}u + 2u * (out_at + ${at}u) + ${t}u] = vec4<u32>(
                 #for i in range(4)
@@ -483,22 +490,34 @@ fn main(
             );
             #endfor
             #else
-            ${"if out_at + " ~ at ~ "u < p.length / 8u" if RAGGED else ""} {
+            #for n0 in range(FOLD)
+            #set from = n0 * INNER // 8 + at
+            ${"if out_at + " ~ from ~ "u < p.length / 8u" if RAGGED else ""} {
                 var out: vec4<u32>;
+                #if GATE_OUT and FOLDED
+                let gate${2 * half + n1} = w[w_from + ${from}u];
+                #endif
                 #for j in range(4)
                 {
                     #set e = 4 * n1 + j % 2
-                    let r = vec2<f32>(element(&yr${j // 2}, ${e}u), element(&yr${j // 2}, ${e + 2}u)) * back${" * unpack2x16float(gate" ~ (2 * half + n1) ~ "[" ~ j ~ "])" if GATE_OUT else ""};
+                    var r = vec2<f32>(element(&yr${j // 2}, ${e}u), element(&yr${j // 2}, ${e + 2}u)) * back;
+                    #if FOLDED
+                    r = r * ${cos_turn(n0, 4 * FOLD)} + vec2<f32>(element(&yi${j // 2}, ${e}u), element(&yi${j // 2}, ${e + 2}u)) * back * ${sin_turn(n0, 4 * FOLD)};
+                    #endif
+                    #if GATE_OUT
+                    r *= unpack2x16float(gate${2 * half + n1}[${j}]);
+                    #endif
                     out[${j}] = bits_as_word(pair(r.x, r.y));
                 }
                 #endfor
-                y[y_from + ${at}u] = out;
+                y[y_from + ${from}u] = out;
             }
+            #endfor
             #endif
             #endfor
         }
         #endfor
-        #if FOLDED
+        #if PARTS
         if lane == 0u { part_scales[row] = back; }
         #endif
     }

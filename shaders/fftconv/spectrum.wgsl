@@ -8,7 +8,7 @@
 #import "lib/complex.wgsl" as complex
 #import "lib/fft.wgsl" as fft
 #set plan = {"points": N, "steps": fft_steps([R1, R2, R3, R4, R5]), "each": E, "vec": VEC, "planes": PLANES, "pad": PAD,
-             "columns": 1, "spread": 1, "inverse_at": INVERSE}
+             "columns": 1, "spread": 1, "inverse_at": INVERSE, "swaps": [0, S2, S3, S4, 0]}
 
 struct Params {
     taps: u32,

@@ -3,7 +3,7 @@ Transforms whose points stay in registers, x0 … x(EACH - 1) of every invocatio
 workgroup memory (geometry, digits and twiddle tables: src/radix.rs). Needs lib/complex.wgsl and the array `twiddles`.
 
   #set plan = {"points": N, "steps": fft_steps([R1, R2, R3]), "each": E, "vec": V, "planes": 2, "pad": 5,
-               "columns": 1, "spread": 1, "inverse_at": INVERSE}
+               "columns": 1, "spread": 1, "inverse_at": INVERSE, "swaps": [0, S2, S3, S4, 0]}
   ${ fft.memory(plan, SIDE) }               workgroup memory for SIDE transforms side by side
   ${ fft.registers(plan) }                  first in main, after `lane` (0 … N / E - 1) and `side`
   ${ fft.forward(plan, PHASE, REAL) }       registers from the order of `point` to the order of the spectrum
@@ -19,20 +19,29 @@ With `columns` C the points are N / C rows of C columns, and the columns are tra
 variable `column` on; the inverse takes their numbers as the last digits of the point's, so that the transform over the
 columns' rows and this one are the inverse of a transform over all N / C * spread points.
 
+`swaps`: in a step between the first and the last, bit 4 of an invocation's number changes places with this bit, or none for 0, so that
+invocations that access workgroup memory together meet different banks (src/kernels/fftconv/tuning.rs).
+
 Written in place: a step stores to the places that it loaded from, so that one barrier an exchange suffices with two planes
 (real and imaginary parts), three with one.
 #>
+<# Places of a plane. #>
+<% macro span(plan) -%>${plan.points + (plan.points // 2 ** plan.pad if plan.pad else 0)}<%- endmacro %>
+
 #macro memory(plan, side)
-#set span = plan.points + (plan.points // 2 ** plan.pad if plan.pad else 0)
 #if plan.steps | length > 1
-var<workgroup> plane: array<f32, ${span * plan.planes * side}>;
+var<workgroup> plane: array<f32, ${span(plan) | int * plan.planes * side}>;
 #endif
 fn padded(i: u32) -> u32 { return ${"i + (i >> " ~ plan.pad ~ "u)" if plan.pad else "i"}; }
 #endmacro
 
 #macro registers(plan)
-#set span = plan.points + (plan.points // 2 ** plan.pad if plan.pad else 0)
-    let own = side * ${span * plan.planes}u;
+    let own = side * ${span(plan) | int * plan.planes}u;
+    #for bit in plan.swaps
+    #if bit
+    let lane${loop.index0} = (lane & ${4294967295 - 16 - 2 ** bit}u) | ((lane & 16u) << ${bit - 4}u) | ((lane & ${2 ** bit}u) >> ${bit - 4}u);
+    #endif
+    #endfor
     #for j in range(plan.each)
     var x${j}: vec2<f32>;
     #endfor
@@ -41,7 +50,7 @@ fn padded(i: u32) -> u32 { return ${"i + (i >> " ~ plan.pad ~ "u)" if plan.pad e
 <# The butterfly (without its lane's part) that group g of a step has. #>
 <% macro butterfly(plan, s, g) -%>${g * plan.points // plan.each if s else g // plan.vec * (plan.points // plan.each) * plan.vec + g % plan.vec}<%- endmacro %>
 
-<% macro lane_butterfly(plan, s, g) -%>${"lane * " ~ plan.vec ~ "u" if s == 0 else "lane"} + ${butterfly(plan, s, g)}u<%- endmacro %>
+<% macro lane_butterfly(plan, s, g) -%>${"lane * " ~ plan.vec ~ "u" if s == 0 else "lane" ~ s if plan.swaps[s] else "lane"} + ${butterfly(plan, s, g)}u<%- endmacro %>
 
 <% macro point(plan, j) -%>
 #set R = plan.steps[0].radix
@@ -158,7 +167,6 @@ let t = plus_times(${a}, ${w}, ${b}); ${b} = fma(vec2<f32>(2.0), ${a}, -t); ${a}
 
 <# The place of output `digit` of group g of step s. Strides and radices are powers of two, so padding is additive. #>
 #macro exchange(plan, from, to, reversed)
-#set span = plan.points + (plan.points // 2 ** plan.pad if plan.pad else 0)
 #set source = plan.steps[from]
 #set target = plan.steps[to]
     {
@@ -171,13 +179,13 @@ let t = plus_times(${a}, ${w}, ${b}); ${b} = fma(vec2<f32>(2.0), ${a}, -t); ${a}
     #for g in range(plan.each // source.radix)
     #for j in range(source.radix)
     #set digit = bit_reverse(j, source.radix) if reversed else j
-        ${store(part, "f" ~ g, offset(plan, source, digit), span, g * source.radix + j)}
+        ${store(part, "f" ~ g, offset(plan, source, digit), span(plan) | int, g * source.radix + j)}
     #endfor
     #endfor
         workgroupBarrier();
     #for g in range(plan.each // target.radix)
     #for j in range(target.radix)
-        ${load(part, "t" ~ g, offset(plan, target, j), span, g * target.radix + j)}
+        ${load(part, "t" ~ g, offset(plan, target, j), span(plan) | int, g * target.radix + j)}
     #endfor
     #endfor
     #endfor

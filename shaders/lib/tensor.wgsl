@@ -9,7 +9,7 @@ Bindings of a kernel: its parameters and its tensors.
   ${ t.words(3, "ids", "u32") }         plain 32-bit elements
 
 Memory is seen as groups of four elements (16 bytes of f32, 8 of f16 and bf16), the widest access that every
-element type has; with VEC 8 as groups of eight, and only what is marked so exists. For a tensor `x` there are then, all with element indices,
+element type has; with VEC 8 as groups of eight, and only what is marked so exists; with VEC 1 f32 elements one by one. For a tensor `x` there are then, all with element indices,
   load_x(i) -> f32                      any element
   load4_x(i) -> vec4<f32>               i a multiple of 4
   load2_x(i) -> vec2<f32>               i a multiple of 2
@@ -40,7 +40,7 @@ var<immediate> p: Params;
 ${input8(index, name, dtype)}
 #else
 #if dtype == "f32"
-@group(0) @binding(${index}) var<storage, read> ${name}: array<vec4<f32>>;
+@group(0) @binding(${index}) var<storage, read> ${name}: array<${"f32" if vec == 1 else "vec4<f32>"}>;
 #else
 @group(0) @binding(${index}) var<storage, read> ${name}: array<vec2<u32>>;
 #endif
@@ -74,7 +74,7 @@ fn load8_${name}(i: u32) -> Eight {
 
 #macro output(index, name, dtype, vec)
 #if dtype == "f32"
-@group(0) @binding(${index}) var<storage, read_write> ${name}: array<vec4<f32>>;
+@group(0) @binding(${index}) var<storage, read_write> ${name}: array<${"f32" if vec == 1 else "vec4<f32>"}>;
 #elif vec == 8
 @group(0) @binding(${index}) var<storage, read_write> ${name}: array<vec4<u32>>;
 #elif vec == 4
@@ -97,7 +97,11 @@ ${loads(name, dtype, vec, dtype != "f32" and vec != 4)}
 #endmacro
 
 #macro loads(name, dtype, vec, atomic)
-#if dtype == "f32"
+#if dtype == "f32" and vec == 1
+fn load_${name}(i: u32) -> f32 { return ${name}[i]; }
+fn load2_${name}(i: u32) -> vec2<f32> { return vec2<f32>(${name}[i], ${name}[i + 1u]); }
+fn load4_${name}(i: u32) -> vec4<f32> { return vec4<f32>(load2_${name}(i), load2_${name}(i + 2u)); }
+#elif dtype == "f32"
 fn load_${name}(i: u32) -> f32 { return ${name}[i >> 2u][i & 3u]; }
 fn load2_${name}(i: u32) -> vec2<f32> { return vec2<f32>(load_${name}(i), load_${name}(i + 1u)); }
 fn load4_${name}(i: u32) -> vec4<f32> { return ${name}[i >> 2u]; }
@@ -169,7 +173,7 @@ fn store2_${name}(i: u32, v: vec2<f32>) {
 #else
 fn store_${name}(i: u32, v: f32) {
 #if dtype == "f32"
-    ${name}[i >> 2u][i & 3u] = v;
+    ${name}[i] = v;
 #else
     let shift = (i & 1u) * 16u;
     let bits = ${pack("vec2<f32>(v, 0.0)", dtype)} & 0xffffu;

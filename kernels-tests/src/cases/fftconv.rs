@@ -562,7 +562,8 @@ pub fn cases() -> Vec<Case> {
     push("many rows", Setup::new(circular, 67, 2, 16));
     for length in [1, 5, 100, 1000] {
         // A filter as long as the sequence, and one that may be longer.
-        for taps in [length, 1000] {
+        let (own, longer) = (Some(length), (length < 1000).then_some(1000));
+        for taps in own.into_iter().chain(longer) {
             push(
                 "ragged",
                 Setup {
@@ -609,6 +610,15 @@ pub fn cases() -> Vec<Case> {
                 vec: 4,
                 side: 2,
                 ..one(256, Planes::One)
+            },
+        ),
+        // The second step's invocations in another order.
+        (
+            causal,
+            1024,
+            FusedTuning {
+                radices: [4, 16, 16, 1, 1],
+                ..one(1024, Planes::One)
             },
         ),
     ] {

@@ -114,7 +114,13 @@ impl FilterPlan {
                     }
                     _ => None,
                 };
-                half.or_else(|| Tuning::default_for(caps, points, k.dtype()))
+                let full = || match boundary {
+                    Boundary::Causal if points >= length => {
+                        Tuning::default_for_whole(caps, points, k.dtype())
+                    }
+                    _ => Tuning::default_for(caps, points, k.dtype()),
+                };
+                half.or_else(full)
                     .ok_or_else(|| Error::argument("length", length, "at most 2^24"))?
             }
         };
@@ -313,7 +319,7 @@ impl FilterPlan {
                         launch: operands.convolution(caps, tuning, part, direction)?,
                         kind: StepKind::Monarch,
                     });
-                    if tuning.fold > 1 {
+                    if tuning.in_parts() {
                         steps.push(Step {
                             launch: operands.combine(caps, tuning, part)?,
                             kind: StepKind::Combine,
@@ -457,7 +463,7 @@ impl FilterPlan {
                 let most = parts.iter().map(|p| p.channels * p.transforms).max();
                 Ok([most.unwrap_or(0) * points * 2, 0])
             }
-            Tuning::Monarch(tuning) if tuning.fold == 1 => Ok([0, 0]),
+            Tuning::Monarch(tuning) if !tuning.in_parts() => Ok([0, 0]),
             Tuning::Monarch(tuning) => {
                 let operands = monarch::Operands::new(args, self.channels, points)?;
                 let rows = operands.most_rows(caps, tuning);

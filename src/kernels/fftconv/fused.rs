@@ -62,7 +62,7 @@ pub(super) fn spectrum(
         .with("PHASE", framing.phase().0)
         .with("TAPS", k.dtype())
         .with("SKIP", d.map(Layout::dtype));
-    let recipe = tuning.constants(recipe, caps, 1, 1);
+    let recipe = tuning.alone().constants(recipe, caps, 1);
     let params = SpectrumParams {
         taps: rows.cols as u32,
         channels: rows.rows as u32,
@@ -102,7 +102,7 @@ pub(super) fn convolution(
             "TWIST",
             (radix::forward_len(&steps) + radix::inverse_len(&steps)) as u32,
         );
-    let recipe = tuning.constants(recipe, caps, vec, tuning.side);
+    let recipe = tuning.constants(recipe, caps, vec);
     let params = FusedParams {
         sequences: operands.params,
         rounds: rounds as u32,

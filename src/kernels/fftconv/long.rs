@@ -141,7 +141,7 @@ impl Columns<'_> {
             .with("SPREAD", spread as u32)
             .with("TWIST", at as u32);
         let vec = operands.vec.min(columns.vec);
-        let recipe = columns.constants_of(recipe, caps, vec, 1, self.tuning.width);
+        let recipe = columns.constants_of(recipe, caps, vec, self.tuning.width);
         let workgroups =
             self.part.channels * self.part.transforms * (spread / self.tuning.width as usize);
         let params = ColumnParams {
@@ -234,7 +234,7 @@ pub(super) fn direct(
             (forward * count + radix::inverse_len(&steps)) as u32,
         );
     let vec = operands.vec.min(rows.vec);
-    let recipe = rows.constants_at(recipe, caps, vec, 1, (forward * count) as u32);
+    let recipe = rows.constants_at(recipe, caps, vec, (forward * count) as u32);
     let params = DirectParams {
         sequences: operands.params,
         first_channel: part.first_channel as u32,
@@ -278,7 +278,7 @@ pub(super) fn rows(
         .with("KIND", name)
         .with("TRANSPOSE", u32::from(transposed))
         .with("FORWARD", forward as u32);
-    let recipe = rows.constants_at(recipe, caps, 1, 1, (forward * count) as u32);
+    let recipe = rows.constants_at(recipe, caps, 1, (forward * count) as u32);
     let params = RowParams {
         first_channel: first_channel as u32,
         rows: count as u32,

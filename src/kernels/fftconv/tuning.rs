@@ -16,6 +16,15 @@ pub enum Planes {
     Two,
 }
 
+impl Planes {
+    const fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
 /// Most steps of a transform in one kernel.
 const STEPS: usize = 5;
 
@@ -36,13 +45,35 @@ pub struct FusedTuning {
     pub rounds: u32,
 }
 
-/// A place is kept free in workgroup memory after this many, as a power of two, so that strides spread over banks.
-const PAD: u32 = 5;
+/// A place is kept free in workgroup memory after so many, as a power of two, so that strides spread over banks.
+const PADS: [u32; 4] = [7, 6, 5, 4];
+
+/// Banks of workgroup memory, as many as invocations that access it together.
+const BANKS: usize = 32;
+
+/// Places of `points` points with one left free after every 2^`pad`.
+const fn span(points: usize, pad: u32) -> usize {
+    points + if pad == 0 { 0 } else { points >> pad }
+}
+
+/// `lane` with bit 4 and bit `swap` in each other's place.
+const fn swapped(lane: usize, swap: u32) -> usize {
+    if swap == 0 || (lane >> 4 ^ lane >> swap) & 1 == 0 {
+        lane
+    } else {
+        lane ^ (16 | 1 << swap)
+    }
+}
 
 impl FusedTuning {
     /// The transform's length.
     pub fn points(&self) -> usize {
         self.radices.iter().map(|&r| r as usize).product()
+    }
+
+    /// The same with one transform a workgroup.
+    pub(super) fn alone(self) -> Self {
+        Self { side: 1, ..self }
     }
 
     /// The radices in use.
@@ -56,31 +87,66 @@ impl FusedTuning {
         self.points() as u32 / self.each
     }
 
-    /// Bytes of workgroup memory with padding 2^`pad`, or none for 0.
-    fn bytes(&self, pad: u32, side: u32) -> u64 {
-        let points = self.points() as u64 * u64::from(side);
-        let span = points + if pad == 0 { 0 } else { points >> pad };
-        let planes = match self.planes {
-            Planes::One => 1,
-            Planes::Two => 2,
-        };
+    /// Bytes of workgroup memory of `together` transforms, a place left free after every 2^`pad`, or none for 0.
+    fn bytes(&self, pad: u32, together: u32) -> u64 {
         // Transforms of one step exchange nothing.
         if self.steps().len() < 2 {
             0
         } else {
-            4 * span * planes
+            let points = self.points() * together as usize;
+            (4 * self.planes.count() * span(points, pad)) as u64
         }
     }
 
-    /// The padding that fits.
-    fn pad(&self, caps: &Capabilities, side: u32) -> u32 {
-        if self.points() * side as usize >= 1 << PAD
-            && self.bytes(PAD, side) <= caps.workgroup_bytes.into()
-        {
-            PAD
-        } else {
-            0
+    /// Times that a bank is accessed more than once in the exchanges of the first invocations, at the places of step `s`.
+    /// Transforms of `columns` columns are interleaved; bit 4 of an invocation's number changes places with bit `swap`, if that is not 0.
+    fn conflicts(&self, s: usize, [pad, vec, columns, swap]: [u32; 4]) -> usize {
+        let points = self.points() * columns as usize;
+        let lanes = points / self.each as usize;
+        let steps = radix::steps(&self.steps());
+        let (step, columns) = (steps[s], columns as usize);
+        // The first and the last step exchange with one other.
+        let exchanges = usize::from(s > 0) + usize::from(s + 1 < steps.len());
+        let run = if s == 0 { vec as usize } else { 1 };
+        let stride = step.stride * columns;
+        let mut hits = [0; BANKS];
+        for invocation in 0..BANKS.min(lanes * self.side as usize) {
+            let butterfly = swapped(invocation % lanes, swap) * run;
+            let place = butterfly / stride * stride * step.radix + butterfly % stride;
+            let own = invocation / lanes * self.planes.count() * span(points, pad);
+            hits[(own + span(place, pad)) % BANKS] += 1;
         }
+        // Every other point of an invocation is as far on for all of them.
+        let worst = hits.into_iter().max().unwrap_or(1);
+        exchanges * self.each as usize * (worst - 1)
+    }
+
+    /// The padding that fits with the fewest conflicts, and the bits swapped for the second, third and fourth step.
+    fn geometry(&self, caps: &Capabilities, vec: u32, columns: u32) -> (u32, [u32; 3]) {
+        let together = self.side * columns;
+        let steps = self.steps().len();
+        let bits = (self.points() as u32 * columns / self.each).ilog2();
+        let fits = |pad: &u32| {
+            self.points() * together as usize >= 1 << pad
+                && self.bytes(*pad, together) <= caps.workgroup_bytes.into()
+        };
+        let swap = |s: usize, pad: u32| {
+            let bits = if s + 1 < steps { bits } else { 0 };
+            [0].into_iter()
+                .chain(5..bits)
+                .min_by_key(|&swap| self.conflicts(s, [pad, vec, columns, swap]))
+                .unwrap_or(0)
+        };
+        let found = PADS.into_iter().filter(fits).chain([0]).map(|pad| {
+            let swaps = [1, 2, 3].map(|s| if s < steps { swap(s, pad) } else { 0 });
+            let of = |s: usize| if s == 0 || s > 3 { 0 } else { swaps[s - 1] };
+            let conflicts: usize = (0..steps)
+                .map(|s| self.conflicts(s, [pad, vec, columns, of(s)]))
+                .sum();
+            (conflicts, pad, swaps)
+        });
+        let best = found.min_by_key(|&(conflicts, ..)| conflicts);
+        best.map_or((0, [0; 3]), |(_, pad, swaps)| (pad, swaps))
     }
 
     pub(super) fn check(self, caps: &Capabilities) -> Result<Self> {
@@ -112,15 +178,9 @@ impl FusedTuning {
         Err(Error::argument("tuning", format!("{self:?}"), allowed))
     }
 
-    /// The constants of the transform, `side` of them a workgroup.
-    pub(super) fn constants(
-        &self,
-        recipe: Recipe,
-        caps: &Capabilities,
-        vec: u32,
-        side: u32,
-    ) -> Recipe {
-        self.constants_of(recipe, caps, vec, side, 1)
+    /// The constants of the transforms of a workgroup.
+    pub(super) fn constants(&self, recipe: Recipe, caps: &Capabilities, vec: u32) -> Recipe {
+        self.constants_of(recipe, caps, vec, 1)
     }
 
     /// The constants of `columns` transforms whose points are interleaved.
@@ -129,11 +189,10 @@ impl FusedTuning {
         recipe: Recipe,
         caps: &Capabilities,
         vec: u32,
-        side: u32,
         columns: u32,
     ) -> Recipe {
         let inverse_at = radix::forward_len(&radix::steps(&self.steps())) as u32;
-        self.write(recipe, caps, [vec, side, columns, inverse_at])
+        self.write(recipe, caps, [vec, columns, inverse_at])
     }
 
     /// The constants with the inverse twiddles at `inverse_at`.
@@ -142,19 +201,19 @@ impl FusedTuning {
         recipe: Recipe,
         caps: &Capabilities,
         vec: u32,
-        side: u32,
         inverse_at: u32,
     ) -> Recipe {
-        self.write(recipe, caps, [vec, side, 1, inverse_at])
+        self.write(recipe, caps, [vec, 1, inverse_at])
     }
 
     fn write(
         &self,
         recipe: Recipe,
         caps: &Capabilities,
-        [vec, side, columns, inverse_at]: [u32; 4],
+        [vec, columns, inverse_at]: [u32; 3],
     ) -> Recipe {
         let [r1, r2, r3, r4, r5] = self.radices;
+        let (pad, [s2, s3, s4]) = self.geometry(caps, vec, columns);
         recipe
             .with("N", self.points() as u32 * columns)
             .with("R1", r1)
@@ -164,8 +223,11 @@ impl FusedTuning {
             .with("R5", r5)
             .with("E", self.each)
             .with("VEC", vec)
-            .with("PLANES", if self.planes == Planes::One { 1 } else { 2 })
-            .with("PAD", self.pad(caps, side * columns))
+            .with("PLANES", self.planes.count() as u32)
+            .with("PAD", pad)
+            .with("S2", s2)
+            .with("S3", s3)
+            .with("S4", s4)
             .with("INVERSE", inverse_at)
     }
 
@@ -196,10 +258,11 @@ impl FusedTuning {
         })
     }
 
-    /// What the planner takes for transforms of `points` points of f32 sequences: of 4096 and more larger radices, so that points
-    /// are exchanged less often (16 x 16 x 16 1.37 ms, 4 x 8 x 8 x 16 1.49; 8 x 32 x 32 0.78 ms, 4 x 16 x 8 x 16 0.96, on an H100).
+    /// What the planner takes for transforms of `points` points of f32 sequences: from 2048 on larger radices, so that points are
+    /// exchanged less often (on an H200, batch 64: 2048 points as 8, 16, 16 498 us, as 4, 8, 8, 8 634).
     pub fn default_for_f32(caps: &Capabilities, points: usize) -> Option<Self> {
         let (radices, each, vec) = match points {
+            2048 => ([8, 16, 16, 1, 1], 16, 2),
             4096 => ([16, 16, 16, 1, 1], 16, 1),
             8192 => ([8, 32, 32, 1, 1], 32, 4),
             _ => return Self::default_for(caps, points),
@@ -366,19 +429,19 @@ impl LongTuning {
         let count = (points / row_points) as u32;
         let width = (together / count).clamp(4, 512);
         let columns = FusedTuning::of(count, each, vec)?;
+        // One plane a pass over columns: 1048576 points on an H200 13.1 ms, with two 16.4.
         let one = |t: FusedTuning| FusedTuning {
             planes: Planes::One,
             ..t
         };
-        let all = [(columns, one(rows)), (one(columns), one(rows))];
-        let tunings = all.map(|(columns, rows)| Self {
-            columns,
+        let tuning = Self {
+            columns: one(columns),
             passes: Passes::Three,
             width,
-            rows,
+            rows: one(rows),
             scratch,
-        });
-        tunings.into_iter().find(|t| t.check(caps).is_ok())
+        };
+        tuning.check(caps).ok()
     }
 
     /// In two passes, `rows` of so many points.
@@ -422,6 +485,12 @@ impl LongTuning {
         wanted
             .into_iter()
             .find_map(|columns| Self::of(caps, points, row_points, columns, 16, 1 << 30))
+    }
+
+    /// In two passes, if those are faster: of up to 32768 points with rows of 4096 (batch 16 on an H200 4.6 ms, three passes 4.8).
+    fn default_in_two_passes(caps: &Capabilities, points: usize) -> Option<Self> {
+        let rows = FusedTuning::default_for_f32(caps, 4096)?;
+        Self::two_passes(caps, points, rows, 512, 1 << 30)
     }
 
     /// Tunings worth timing for transforms of `points` points.
@@ -508,6 +577,16 @@ impl Tuning {
             .into_iter()
             .map(Self::Long)
             .collect()
+    }
+
+    /// What the planner takes for causal convolutions of whole sequences of `points` points.
+    pub fn default_for_whole(caps: &Capabilities, points: usize, dtype: DType) -> Option<Self> {
+        let any = Self::default_for(caps, points, dtype)?;
+        match any {
+            Self::Long(_) if dtype == DType::F32 => LongTuning::default_in_two_passes(caps, points)
+                .map_or(Some(any), |t| Some(Self::Long(t))),
+            _ => Some(any),
+        }
     }
 
     /// What the planner takes for transforms of `points` points, of f32 sequences if the filter is f32.

@@ -34,7 +34,8 @@ pub struct MonarchTuning {
     pub units: MatrixUnits,
     /// Points of the last digit: 4, 8 or 16. A workgroup transforms 256 times as many points.
     pub last: u32,
-    /// Workgroups of a sequence: 1, 2, 4, 8 or 16. More than one leave their parts of the result in memory, in f16.
+    /// Workgroups of a sequence: 1, 2, 4, 8 or 16. More than one leave their parts of the result in memory, in f16, unless only one
+    /// has something to compute.
     pub fold: u32,
     /// Most batch rows that a workgroup does one after the other.
     pub rounds: u32,
@@ -126,6 +127,11 @@ impl MonarchTuning {
     /// Frequencies after which `kept` ones come again.
     pub fn period(&self) -> u32 {
         if self.fold == 1 { PERIOD } else { self.fold }
+    }
+
+    /// Workgroups leave parts of a result to a second pass.
+    pub(super) fn in_parts(&self) -> bool {
+        self.fold > 1 && self.kept > 1
     }
 
     fn shape(&self) -> Shape {
@@ -236,7 +242,7 @@ pub(super) fn spectrum(
         .with("TAPS", k.dtype())
         .with("SKIP", d.map(Layout::dtype))
         .with("FORWARD", radix::forward_len(&steps) as u32);
-    let recipe = transform.constants(tuning.constants(recipe), caps, 1, 1);
+    let recipe = transform.constants(tuning.constants(recipe), caps, 1);
     let workgroups = rows.rows * tuning.fold as usize;
     let params = SpectrumParams {
         taps: rows.cols as u32,
@@ -317,9 +323,9 @@ impl Operands {
             .scratch
             .min(caps.binding_bytes)
             .min(caps.buffer_bytes);
-        let (batch, channels) = match tuning.fold {
-            1 => (self.batch, self.channels),
-            _ => {
+        let (batch, channels) = match tuning.in_parts() {
+            false => (self.batch, self.channels),
+            true => {
                 let rows = ((limit / each) as usize).max(1);
                 (
                     rows.min(self.batch),

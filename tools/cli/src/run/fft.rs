@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use flashwave::Tensor;
 use flashwave::kernels::elementwise::Activation;
 use flashwave::kernels::fft::{Fft, Normalization, RealFft};
-use flashwave::kernels::fftconv::{ConvArgs, FftConv};
+use flashwave::kernels::fftconv::{ConvArgs, FftConv, Pattern};
 use flashwave::kernels::shortconv::{ShortConv, ShortConvArgs, State};
 
 use super::call::Call;
@@ -80,6 +80,12 @@ pub const ENTRIES: &[Entry] = &[
                 kind: Kind::Choice(&["full", "half"]),
                 default: Default::Value("full"),
                 about: "f32, or f16 on matrix units where the device has them",
+            },
+            Param {
+                name: "kept",
+                kind: Kind::Count,
+                default: Default::Derived("all"),
+                about: "frequencies of each period that the filter keeps; for half",
             },
             DTYPE,
         ],
@@ -182,6 +188,10 @@ fn fft_conv(call: &mut Call<'_>) -> Result<()> {
     let conv = match call.choice("arithmetic")? {
         Some("half") => conv.half(),
         _ => conv,
+    };
+    let conv = match call.count("kept")? {
+        Some(kept) => conv.sparse(Pattern::Kept(u32::try_from(kept)?)),
+        None => conv,
     };
     let length = u.shape().last().copied().unwrap_or(0);
     let filter = conv.filter(&k, d.as_ref(), length)?;

@@ -57,8 +57,7 @@ struct Free {
 /// Free buffers by size.
 pub(crate) struct Pool {
     free: Mutex<HashMap<u64, Vec<Free>>>,
-    binding_limit: u64,
-    buffer_limit: u64,
+    limit: u64,
     alive: AtomicU64,
     kept: AtomicU64,
     created: AtomicU64,
@@ -68,8 +67,7 @@ impl Pool {
     pub(crate) fn new(caps: &Capabilities) -> Self {
         Self {
             free: Mutex::default(),
-            binding_limit: caps.binding_bytes.min(u64::from(u32::MAX) & !(GRANULE - 1)),
-            buffer_limit: caps.buffer_bytes,
+            limit: caps.tensor_bytes(),
             alive: AtomicU64::new(0),
             kept: AtomicU64::new(0),
             created: AtomicU64::new(0),
@@ -96,7 +94,7 @@ impl Pool {
 
     /// A buffer of at least `bytes`; its contents are whatever the last user left.
     pub(crate) fn allocate(&self, ctx: &Context, bytes: u64) -> Result<Arc<Buffer>> {
-        let limit = self.binding_limit.min(self.buffer_limit);
+        let limit = self.limit;
         if bytes > limit {
             return Err(Error::argument(
                 "tensor",

@@ -113,7 +113,7 @@ pub struct Capabilities {
     pub matrix_int8: bool,
     /// The driver takes our SPIR-V as it is: what [`crate::spirv`] makes of WGSL.
     pub spirv: bool,
-    /// Largest storage binding in bytes: the largest tensor.
+    /// Largest storage binding in bytes.
     pub binding_bytes: u64,
     /// Largest buffer in bytes.
     pub buffer_bytes: u64,
@@ -155,6 +155,12 @@ impl Capabilities {
             workgroups: 65535,
             uniform_alignment: 256,
         }
+    }
+
+    /// Bytes of the largest tensor: of one binding and one buffer, and what 32 bits count.
+    pub fn tensor_bytes(&self) -> u64 {
+        let counted = u64::from(u32::MAX) & !255;
+        self.binding_bytes.min(self.buffer_bytes).min(counted)
     }
 
     /// How parameters reach shaders on this device.

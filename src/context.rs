@@ -53,6 +53,7 @@ pub struct ContextBuilder {
     checks: Option<ShaderChecks>,
     params: Option<ParamsTier>,
     subgroups: Option<bool>,
+    binding: Option<u64>,
     cache: Option<PathBuf>,
 }
 
@@ -83,6 +84,12 @@ impl ContextBuilder {
         self.subgroups = Some(false);
         self
     }
+    /// Opens a device whose bindings, and so tensors, have at most so many bytes, whatever the adapter offers. Of a model
+    /// weights beyond that are split.
+    pub fn binding_limit(mut self, bytes: u64) -> Self {
+        self.binding = Some(bytes);
+        self
+    }
     /// Keeps compiled pipelines in this folder, where the backend can.
     pub fn pipeline_cache(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache = Some(folder.into());
@@ -105,7 +112,15 @@ impl ContextBuilder {
     pub async fn chosen(mut self) -> Result<Capabilities> {
         let adapter = self.pick().await?;
         let features = wanted_features(&adapter);
-        Ok(capabilities(&adapter, features, &adapter.limits()))
+        Ok(capabilities(&adapter, features, &self.limits(&adapter)))
+    }
+
+    /// The adapter's limits, as low as was asked for.
+    fn limits(&self, adapter: &wgpu::Adapter) -> wgpu::Limits {
+        let mut limits = adapter.limits();
+        let most = self.binding.unwrap_or(u64::MAX);
+        limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min(most);
+        limits
     }
 
     async fn pick(&mut self) -> Result<wgpu::Adapter> {
@@ -285,7 +300,7 @@ impl Context {
         if options.params == Some(ParamsTier::Uniform) {
             features.remove(wgpu::Features::IMMEDIATES);
         }
-        let mut limits = adapter.limits();
+        let mut limits = options.limits(&adapter);
         if !features.contains(wgpu::Features::IMMEDIATES) {
             limits.max_immediate_size = 0;
         }

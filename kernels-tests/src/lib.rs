@@ -28,6 +28,15 @@ pub enum Effort {
     Full,
 }
 
+impl std::fmt::Display for Effort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Quick => "one a group",
+            Self::Full => "all",
+        })
+    }
+}
+
 /// One comparison of a kernel with its reference.
 pub struct Case {
     /// Kernel family: the name of its module.

@@ -93,6 +93,21 @@ fn a_failed_recording_submits_nothing() {
 }
 
 #[test]
+fn what_a_device_refuses_is_an_error() {
+    let ctx = context();
+    let x = Tensor::from_slice(&ctx, &[2.0f32; 4], [4]).expect("uploads");
+    let y = Tensor::empty(&ctx, DType::F32, [4]).expect("allocates");
+    let op = Unary(Activation::Relu);
+    let planned = op.plan(ctx.capabilities(), x.layout(), y.layout());
+    // More workgroups than any device takes, which a planner would have refused.
+    let mut launch = planned.expect("plans");
+    launch.grid = [u32::MAX, 1, 1];
+    let result = ctx.record(|pass| pass.launch(&launch, &[&x, &y]));
+    assert!(matches!(result, Err(Error::Validation(_))), "{result:?}");
+    works(&ctx);
+}
+
+#[test]
 fn a_lost_device_is_an_error_for_every_later_call() {
     let ctx = context();
     let x = Tensor::from_slice(&ctx, &[2.0f32; 4], [4]).expect("uploads");

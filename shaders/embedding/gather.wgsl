@@ -2,6 +2,8 @@
 //
 // table: [vocab, width], y: [tokens, width], rows of adjacent elements an even distance apart. ids: [tokens]. A row of y
 // whose id is not in the table becomes NaN: nothing is read beyond the table, and the mistake shows.
+// The table may be a part of a larger one, from row `first` of it; rows of y whose ids are not in it then stay as they are
+// (nan = 0), but for the first part.
 // A row is cut into groups of four elements; one invocation handles one group.
 #import "lib/tensor.wgsl" as t
 
@@ -15,6 +17,7 @@ struct Params {
     ids_offset: u32,
     y_offset: u32,
     y_stride: u32,
+    first: u32,
     nan: u32,
 }
 ${ t.params(PARAMS) }
@@ -34,7 +37,9 @@ fn main(
     let token = group / p.groups_per_row;
     let column = (group % p.groups_per_row) * 4u;
     let n = min(p.width - column, 4u);
-    let id = ids[p.ids_offset + token];
+    // Less than `first` wraps to a large one.
+    let id = ids[p.ids_offset + token] - p.first;
+    if id >= p.vocab && p.nan == 0u { return; }
     // A parameter, because WGSL has no NaN constants.
     var v = vec4<f32>(bitcast<f32>(p.nan));
     if id < p.vocab { v = load_some_table(p.table_offset + id * p.table_stride + column, n); }

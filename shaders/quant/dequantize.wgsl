@@ -1,7 +1,8 @@
 // y[i] = W[i], or W[ids[i]] (ROWS "listed"): rows of a quantised matrix as numbers.
 //
 // W as src/quant/layout.rs has it; y: rows of adjacent elements, `stride` apart. An invocation expands a unit (16 bytes of
-// codes: 16, 32 or 64 elements). A row whose id is not in the table becomes NaN.
+// codes: 16, 32 or 64 elements). A row whose id is not in the table becomes NaN; or stays as it is (nan = 0), where W is a
+// part of a larger table, from row `first_id` of it, and not its first.
 #import "lib/tensor.wgsl" as t
 #import "lib/quant.wgsl" as quant
 
@@ -16,6 +17,7 @@ struct Params {
     ids_offset: u32,
     y_offset: u32,
     y_stride: u32,
+    first_id: u32,
     nan: u32,
     ${ quant.fields("w") }
 }
@@ -42,7 +44,8 @@ fn main(
     let first = unit * ${UNIT}u;
     let at = p.y_offset + i * p.y_stride + first;
     #if ROWS == "listed"
-    let id = ids[p.ids_offset + i];
+    let id = ids[p.ids_offset + i] - p.first_id;
+    if id >= p.rows && p.nan == 0u { return; }
     let row = min(id, p.rows - 1u);
     // A parameter, because WGSL has no NaN constants.
     let nan = select(0.0, bitcast<f32>(p.nan), id >= p.rows);

@@ -25,12 +25,25 @@ struct Params {
     ids_offset: u32,
     y_offset: u32,
     y_stride: u32,
+    first: u32,
     nan: u32,
 }
 
 /// Plans [`gather`]: `table` `[vocab, width]` and `out` `[tokens, width]` of f32, f16 or bf16, rows evenly spaced;
 /// `ids` u32 `[tokens]`, contiguous.
 pub fn plan(caps: &Capabilities, table: &Layout, ids: &Layout, out: &Layout) -> Result<Launch> {
+    plan_from(caps, table, 0, ids, out)
+}
+
+/// As [`plan`], for the part of a table that begins at row `first` of it. Rows of `out` whose ids are not in the part
+/// become NaN with the first part, and stay as they are with those after it.
+fn plan_from(
+    caps: &Capabilities,
+    table: &Layout,
+    first: usize,
+    ids: &Layout,
+    out: &Layout,
+) -> Result<Launch> {
     let &[vocab, width] = table.shape() else {
         let was = format!("{table:?}");
         return Err(Error::argument(
@@ -64,7 +77,8 @@ pub fn plan(caps: &Capabilities, table: &Layout, ids: &Layout, out: &Layout) -> 
         ids_offset: ids.offset() as u32,
         y_offset: to.offset as u32,
         y_stride: to.stride as u32,
-        nan: f32::NAN.to_bits(),
+        first: first as u32,
+        nan: outside(first),
     };
     let recipe = Recipe::new("embedding/gather")
         .with("TABLE", table.dtype())
@@ -79,16 +93,43 @@ pub fn plan(caps: &Capabilities, table: &Layout, ids: &Layout, out: &Layout) -> 
 /// through [`check_ids`] first.
 /// The table may be of a quantised format.
 pub fn gather(pass: &mut Pass<'_>, table: &Tensor, ids: &Tensor, out: &Tensor) -> Result<()> {
-    if table.dtype().quant().is_some() {
-        return super::quant::gather(pass, table, ids, out);
+    gather_parts(pass, std::slice::from_ref(table), ids, out)
+}
+
+/// As [`gather`], from a table whose rows lie in several tensors of one type and width, one after the other: a dispatch
+/// for each of them.
+pub fn gather_parts(
+    pass: &mut Pass<'_>,
+    parts: &[Tensor],
+    ids: &Tensor,
+    out: &Tensor,
+) -> Result<()> {
+    let mut first = 0;
+    for part in parts {
+        let (caps, layouts) = (
+            pass.capabilities(),
+            (part.layout(), ids.layout(), out.layout()),
+        );
+        let (table, listed, to) = layouts;
+        if part.dtype().quant().is_some() {
+            let launch = super::quant::plan_from(caps, table, first, Some(listed), to)?;
+            pass.launch(&launch, &[part, out, ids])?;
+        } else {
+            let launch = plan_from(caps, table, first, listed, to)?;
+            pass.launch(&launch, &[part, ids, out])?;
+        }
+        first += part.shape()[0];
     }
-    let launch = plan(
-        pass.capabilities(),
-        table.layout(),
-        ids.layout(),
-        out.layout(),
-    )?;
-    pass.launch(&launch, &[table, ids, out])
+    Ok(())
+}
+
+/// The bits of what becomes of a row whose id is not in the part of a table that begins at row `first`: of the first
+/// part NaN; zero says that the row stays as it is.
+pub(super) fn outside(first: usize) -> u32 {
+    match first {
+        0 => f32::NAN.to_bits(),
+        _ => 0,
+    }
 }
 
 /// Errors if there is no id, or one that is not below `vocab`: the error names the first such and its place.

@@ -88,14 +88,27 @@ struct Params {
     ids_offset: u32,
     y_offset: u32,
     y_stride: u32,
+    first_id: u32,
     nan: u32,
     w: QuantParams,
 }
 
-/// Plans [`dequantize`] or, with the layout of `ids` (u32 \[rows\], contiguous), [`gather`].
+/// Plans [`dequantize`] or, with the layout of `ids` (u32 \[rows\], contiguous), what
+/// [`embedding::gather`](super::embedding::gather) records.
 pub fn plan(
     caps: &Capabilities,
     matrix: &Layout,
+    ids: Option<&Layout>,
+    out: &Layout,
+) -> Result<Launch> {
+    plan_from(caps, matrix, 0, ids, out)
+}
+
+/// As [`plan`], for the part of a table that begins at row `first` of it.
+pub(super) fn plan_from(
+    caps: &Capabilities,
+    matrix: &Layout,
+    first: usize,
     ids: Option<&Layout>,
     out: &Layout,
 ) -> Result<Launch> {
@@ -124,7 +137,8 @@ pub fn plan(
         ids_offset: ids.map_or(0, |l| l.offset() as u32),
         y_offset: to.offset as u32,
         y_stride: to.stride as u32,
-        nan: f32::NAN.to_bits(),
+        first_id: first as u32,
+        nan: super::embedding::outside(first),
         w: QuantParams::of(&quant),
     };
     let ids = if ids.is_some() { "listed" } else { "all" };
@@ -141,18 +155,6 @@ pub fn plan(
 pub fn dequantize(pass: &mut Pass<'_>, matrix: &Tensor, out: &Tensor) -> Result<()> {
     let launch = plan(pass.capabilities(), matrix.layout(), None, out.layout())?;
     pass.launch(&launch, &[matrix, out])
-}
-
-/// Records `out[i] = matrix[ids[i]]` for a quantised matrix, as [`embedding::gather`](super::embedding::gather) does for
-/// others.
-pub fn gather(pass: &mut Pass<'_>, matrix: &Tensor, ids: &Tensor, out: &Tensor) -> Result<()> {
-    let launch = plan(
-        pass.capabilities(),
-        matrix.layout(),
-        Some(ids.layout()),
-        out.layout(),
-    )?;
-    pass.launch(&launch, &[matrix, out, ids])
 }
 
 #[repr(C)]

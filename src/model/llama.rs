@@ -7,12 +7,8 @@ use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernels::attention::KvFormat;
-use crate::kernels::elementwise::Activation;
-use crate::kernels::embedding;
 use crate::kernels::gemm::{Gating, Residual};
-use crate::kernels::linear::{
-    GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm, streamed_rows,
-};
+use crate::kernels::linear::{fuses_norm, streamed_rows};
 use crate::kernels::mlp::{Histogram, Predictor};
 use crate::kernels::norm::{Norm, NormArgs};
 use crate::kernels::rope::RopeTable;
@@ -20,11 +16,12 @@ use crate::loader::Weights;
 use crate::model::attend::{Attend, AttendPlan};
 use crate::model::cache::KvCache;
 use crate::model::generate::{Decode, Generation, Then};
+use crate::model::matrix::{Matrix, Product, Sum};
 use crate::model::offload::{Budget, HostNeurons, Streamed};
 use crate::model::random::Random;
 use crate::model::sampling::Sampling;
 use crate::model::sparse::{
-    FEW, NeuronWeights, Offloaded, Product, SparsePlans, SparseWork, Submit,
+    FEW, NeuronWeights, Offloaded, SparsePlans, SparseProduct, SparseWork, Submit,
 };
 use crate::model::sparsity::check_layers;
 use crate::model::weights::{Loader, Progress};
@@ -85,11 +82,11 @@ fn usual_activations(ctx: &Context, config: &LlamaConfig, weights: DType, kv: Kv
 #[derive(Clone)]
 struct Layer {
     attention_norm: Tensor,
-    qkv: Tensor,
-    output: Tensor,
+    qkv: Matrix,
+    output: Matrix,
     mlp_norm: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Matrix,
+    down: Matrix,
     /// Which neurons may fire, if something says so before the gates are computed.
     predictor: Option<Predictor>,
     /// If they are over the budget: then `down` has the pairs that are on the device.
@@ -106,10 +103,10 @@ struct Model {
     ctx: Context,
     config: LlamaConfig,
     types: Types,
-    embedding: Tensor,
+    embedding: Matrix,
     layers: Vec<Layer>,
     norm: Tensor,
-    head: Tensor,
+    head: Matrix,
 }
 
 impl Model {
@@ -119,7 +116,7 @@ impl Model {
             Some(Offloaded {
                 host: l.host.as_ref()?,
                 norm: &l.mlp_norm,
-                gate: &l.gate_up,
+                gate: l.gate_up.tensor(),
             })
         })
     }
@@ -161,24 +158,28 @@ impl Llama {
                 .map(|p| format!("model.layers.{layer}.{p}.weight"))
                 .collect()
         };
-        let embedding = load.matrix(&["model.embed_tokens.weight".into()])?;
+        let embedding = load.matrix(&["model.embed_tokens.weight".into()], Gating::None)?;
         let budget = budgeted(&config, options.budget, embedding.dtype())?;
         let mut layers = Vec::with_capacity(config.layers);
         for i in 0..config.layers {
             let attention = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
             let method = config.layer_sparsity(i).method();
             let (k, n) = (config.hidden_size, config.intermediate_size);
-            let mut weights = |parts: &[&str], inputs: usize| match method {
-                Some(SparseMethod::Teal) => input_major(&mut load, &names(i, parts), inputs),
-                Some(SparseMethod::Cats) | None => load.matrix(&names(i, parts)),
+            let mut weights = |parts: &[&str], inputs: usize, gating| match method {
+                Some(SparseMethod::Teal) => {
+                    input_major(&mut load, &names(i, parts), inputs).map(Matrix::whole)
+                }
+                Some(SparseMethod::Cats) | None => load.matrix(&names(i, parts), gating),
             };
-            let qkv = weights(&attention, k)?;
-            let output = weights(&["self_attn.o_proj"], config.heads * config.head_dim)?;
+            let qkv = weights(&attention, k, Gating::None)?;
+            let heads = config.heads * config.head_dim;
+            let output = weights(&["self_attn.o_proj"], heads, Gating::None)?;
             let bundled = names(i, &["mlp.up_proj", "mlp.down_proj"]);
             let mut host = None;
             let (gate_up, down) = match method {
                 Some(SparseMethod::Cats) => {
-                    let gate = load.matrix(&names(i, &["mlp.gate_proj"]))?;
+                    let gate = names(i, &["mlp.gate_proj"]);
+                    let gate = load.matrix(&gate, Gating::None)?.require_whole(&gate[0])?;
                     let down = match budget {
                         None => load.arranged(&bundled, [n, 2 * k], |p| pairs(p, [n, k]))?,
                         Some(budget) => {
@@ -189,11 +190,11 @@ impl Llama {
                             host.insert(Arc::new(neurons)).pairs.clone()
                         }
                     };
-                    (gate, down)
+                    (gate, Matrix::whole(down))
                 }
                 Some(SparseMethod::Teal) | None => (
-                    weights(&["mlp.gate_proj", "mlp.up_proj"], k)?,
-                    weights(&["mlp.down_proj"], n)?,
+                    weights(&["mlp.gate_proj", "mlp.up_proj"], k, Gating::GateUp)?,
+                    weights(&["mlp.down_proj"], n, Gating::None)?,
                 ),
             };
             layers.push(Layer {
@@ -211,7 +212,7 @@ impl Llama {
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            load.matrix(&["lm_head.weight".into()])?
+            load.matrix(&["lm_head.weight".into()], Gating::None)?
         };
         ctx.flush()?;
         let own = embedding.dtype();
@@ -261,10 +262,10 @@ impl Llama {
         let qkv_rows = (config.heads + 2 * config.kv_heads) * head_dim;
         let rows = [config.vocab_size, 2 * inner, qkv_rows];
         let random = Random::new(ctx, dtype, &rows, hidden)?;
-        let matrix = |rows: usize, cols: usize| random.matrix(rows, cols);
+        let matrix = |rows: usize, cols: usize| random.matrix(rows, cols, Gating::None);
         let ones = || Tensor::from_slice(ctx, &vec![1.0f32; hidden], [hidden]);
         let bundles: Option<Arc<[u8]>> = budget
-            .map(|_| Ok::<_, Error>(random.matrix(inner, 2 * hidden)?.to_bytes()?.into()))
+            .map(|_| Ok::<_, Error>(random.tensor(inner, 2 * hidden)?.to_bytes()?.into()))
             .transpose()?;
         let mut layers = Vec::with_capacity(config.layers);
         for i in 0..config.layers {
@@ -289,7 +290,12 @@ impl Llama {
                     [inner, hidden],
                 ],
             };
-            let matrix = |[rows, cols]: [usize; 2]| matrix(rows, cols);
+            let method = config.layer_sparsity(i).method();
+            // Kernels that leave weights unread do not take parts.
+            let matrix = |[rows, cols]: [usize; 2], gating| match method {
+                Some(_) => random.tensor(rows, cols).map(Matrix::whole),
+                None => random.matrix(rows, cols, gating),
+            };
             let host = match (&bundles, budget) {
                 (Some(bundles), Some(budget)) => {
                     let shared = bundles.clone();
@@ -300,13 +306,13 @@ impl Llama {
             };
             layers.push(Layer {
                 attention_norm: ones()?,
-                qkv: matrix(qkv)?,
-                output: matrix(output)?,
+                qkv: matrix(qkv, Gating::None)?,
+                output: matrix(output, Gating::None)?,
                 mlp_norm: ones()?,
-                gate_up: matrix(gate_up)?,
+                gate_up: matrix(gate_up, Gating::GateUp)?,
                 down: match &host {
-                    Some(host) => host.pairs.clone(),
-                    None => matrix(down)?,
+                    Some(host) => Matrix::whole(host.pairs.clone()),
+                    None => matrix(down, Gating::None)?,
                 },
                 predictor: None,
                 host,
@@ -457,12 +463,10 @@ impl Llama {
     pub fn bytes_per_token(&self) -> u64 {
         let model = &self.inner;
         let layer = |l: &Layer| {
-            [&l.qkv, &l.output, &l.gate_up, &l.down]
-                .iter()
-                .map(|t| t.layout().bytes())
-                .sum::<u64>()
+            let matrices = [&l.qkv, &l.output, &l.gate_up, &l.down];
+            matrices.map(Matrix::bytes).iter().sum::<u64>()
         };
-        model.layers.iter().map(layer).sum::<u64>() + model.head.layout().bytes()
+        model.layers.iter().map(layer).sum::<u64>() + model.head.bytes()
     }
 
     /// What offloaded layers did in all sessions; `None` where all weights are on the device.
@@ -472,7 +476,7 @@ impl Llama {
             let mut sum = Streamed::default();
             for layer in layers() {
                 if let Some(host) = &layer.host {
-                    host.add_to(&mut sum, &layer.gate_up);
+                    host.add_to(&mut sum, layer.gate_up.tensor());
                 }
             }
             sum
@@ -561,10 +565,10 @@ fn budgeted(config: &LlamaConfig, budget: Option<u64>, dtype: DType) -> Result<O
 }
 
 struct Parts {
-    embedding: Tensor,
+    embedding: Matrix,
     layers: Vec<Layer>,
     norm: Tensor,
-    head: Tensor,
+    head: Matrix,
 }
 
 /// Which logits a pass computes.
@@ -817,12 +821,6 @@ impl Session {
         let (normed, q) = (part(&operands.normed)?, part(&operands.q)?);
         let (attended, gated) = (part(&operands.attended)?, part(&operands.gated)?);
         let attend = Attend::new(&self.rope, [&qkv, &q, &attended], c, self.cache.len())?;
-        let linear = Linear {
-            activation: Activation::None,
-        };
-        let gated_linear = GatedLinear {
-            activation: Activation::Silu,
-        };
         // All layers have the same layouts: each product is planned once a step and launched for every layer.
         let eps = c.norm_eps;
         // In a dispatch of its own for many rows; for few it is fused into the product after it.
@@ -841,23 +839,21 @@ impl Session {
             let layer = &model.layers[i];
             let (first, second) = (input(&layer.attention_norm), input(&layer.mlp_norm));
             Steps {
-                qkv: LinearArgs {
+                qkv: Product {
                     norm: first.norm,
-                    ..LinearArgs::new(first.tensor, &layer.qkv, &qkv)
+                    ..Product::new(first.tensor, &layer.qkv, &qkv)
                 },
-                output: LinearArgs {
-                    residual: Residual::InOut,
-                    ..LinearArgs::new(&attended, &layer.output, &hidden)
+                output: Product {
+                    sum: Sum::Add,
+                    ..Product::new(&attended, &layer.output, &hidden)
                 },
-                gate_up: GatedLinearArgs {
-                    x: second.tensor,
-                    weight: &layer.gate_up,
+                gate_up: Product {
                     norm: second.norm,
-                    out: &gated,
+                    ..Product::new(second.tensor, &layer.gate_up, &gated)
                 },
-                down: LinearArgs {
-                    residual: Residual::InOut,
-                    ..LinearArgs::new(&gated, &layer.down, &hidden)
+                down: Product {
+                    sum: Sum::Add,
+                    ..Product::new(&gated, &layer.down, &hidden)
                 },
             }
         };
@@ -874,21 +870,14 @@ impl Session {
             (0..c.layers).find(|&i| is(&c.layer_sparsity(i))).map(steps)
         };
         let attends = like(|l| !matches!(l, LayerSparsity::Teal(_)))
-            .map(|s| {
-                let [first, output] =
-                    [&s.qkv, &s.output].map(|args| linear.plan(caps, &args.layouts()));
-                Ok::<_, Error>((first?, output?))
-            })
+            .map(|s| Ok::<_, Error>((s.qkv.plan(caps)?, s.output.plan(caps)?)))
             .transpose()?;
         let multiplies = like(|l| *l == LayerSparsity::Dense)
-            .map(|s| {
-                let gate_up = gated_linear.plan(caps, &s.gate_up.layouts())?;
-                Ok::<_, Error>((gate_up, linear.plan(caps, &s.down.layouts())?))
-            })
+            .map(|s| Ok::<_, Error>((s.gate_up.plan(caps)?, s.down.plan(caps)?)))
             .transpose()?;
 
         let plans = SparsePlans::default();
-        submit(&mut |pass| embedding::gather(pass, &model.embedding, ids, &hidden))?;
+        submit(&mut |pass| model.embedding.gather(pass, ids, &hidden))?;
         for (i, layer) in model.layers.iter().enumerate() {
             let step = steps(i);
             let sparsity = c.layer_sparsity(i);
@@ -896,9 +885,15 @@ impl Session {
             submit(&mut |pass| {
                 match (&sparse, sparsity, &attends) {
                     (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
-                        let of = Product {
+                        let of = SparseProduct {
                             norm: Some(&layer.attention_norm),
-                            ..Product::new(0, thresholds.qkv, &hidden, &layer.qkv, &qkv)
+                            ..SparseProduct::new(
+                                0,
+                                thresholds.qkv,
+                                &hidden,
+                                layer.qkv.tensor(),
+                                &qkv,
+                            )
                         };
                         sparse.product(pass, &of)?;
                     }
@@ -916,9 +911,10 @@ impl Session {
                 }
                 match (&sparse, sparsity, &attends) {
                     (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
-                        let of = Product {
+                        let output = layer.output.tensor();
+                        let of = SparseProduct {
                             residual: Residual::InOut,
-                            ..Product::new(1, thresholds.output, &attended, &layer.output, &hidden)
+                            ..SparseProduct::new(1, thresholds.output, &attended, output, &hidden)
                         };
                         sparse.product(pass, &of)?;
                     }
@@ -933,7 +929,7 @@ impl Session {
                 let of = Offloaded {
                     host,
                     norm: &layer.mlp_norm,
-                    gate: &layer.gate_up,
+                    gate: layer.gate_up.tensor(),
                 };
                 sparse.brought(threshold, &of, &hidden, submit)?;
                 continue;
@@ -941,23 +937,24 @@ impl Session {
             submit(&mut |pass| {
                 match (&sparse, sparsity, &multiplies) {
                     (Some(sparse), LayerSparsity::Teal(thresholds), _) => {
-                        let up = Product {
+                        let (gate_up, down) = (layer.gate_up.tensor(), layer.down.tensor());
+                        let up = SparseProduct {
                             norm: Some(&layer.mlp_norm),
                             gating: Gating::GateUp,
-                            ..Product::new(2, thresholds.gate_up, &hidden, &layer.gate_up, &gated)
+                            ..SparseProduct::new(2, thresholds.gate_up, &hidden, gate_up, &gated)
                         };
                         sparse.product(pass, &up)?;
-                        let down = Product {
+                        let down = SparseProduct {
                             residual: Residual::InOut,
-                            ..Product::new(3, thresholds.down, &gated, &layer.down, &hidden)
+                            ..SparseProduct::new(3, thresholds.down, &gated, down, &hidden)
                         };
                         sparse.product(pass, &down)?;
                     }
                     (Some(sparse), LayerSparsity::Cats { threshold }, _) => {
                         let of = NeuronWeights {
                             norm: &layer.mlp_norm,
-                            gate: &layer.gate_up,
-                            pairs: &layer.down,
+                            gate: layer.gate_up.tensor(),
+                            pairs: layer.down.tensor(),
                             predictor: layer.predictor.as_ref(),
                         };
                         sparse.neurons(pass, threshold, &of, &hidden)?;
@@ -981,15 +978,14 @@ impl Session {
             };
             let (hidden, normed) = (hidden.rows(rows.clone())?, normed.rows(rows.clone())?);
             submit(&mut |pass| {
-                let mut args = LinearArgs::new(&hidden, &model.head, logits);
+                let mut product = Product::new(&hidden, &model.head, logits);
                 if fuses_norm(caps, rows.len()) {
-                    args.norm = Some((&model.norm, eps));
+                    product.norm = Some((&model.norm, eps));
                 } else {
                     norm.run(pass, NormArgs::new(&hidden, &model.norm, &normed))?;
-                    args.x = &normed;
+                    product.x = &normed;
                 }
-                linear.run(pass, args)?;
-                Ok(())
+                product.run(pass)
             })?;
         }
         Ok(())
@@ -1036,10 +1032,10 @@ impl Decode for Session {
 
 /// The products of a layer.
 struct Steps<'a> {
-    qkv: LinearArgs<'a, Tensor>,
-    output: LinearArgs<'a, Tensor>,
-    gate_up: GatedLinearArgs<'a, Tensor>,
-    down: LinearArgs<'a, Tensor>,
+    qkv: Product<'a>,
+    output: Product<'a>,
+    gate_up: Product<'a>,
+    down: Product<'a>,
 }
 
 /// The input of a product, and the norm still to be applied to it.

@@ -9,6 +9,7 @@ pub mod embedded;
 mod generate;
 mod hyena;
 mod llama;
+mod matrix;
 mod offload;
 mod random;
 mod sampling;

@@ -8,12 +8,14 @@ use rand::{Rng, SeedableRng};
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::kernels::gemm::Gating;
+use crate::model::matrix::{Cuts, Matrix};
 use crate::quant::{Format, QuantMatrix, quantize};
 use crate::tensor::Tensor;
 
 /// Uniform values of variance 1 / cols on the device, which matrices copy.
 pub(crate) enum Random {
-    /// A block as large as the largest matrix.
+    /// A block as large as the largest matrix, or the largest tensor there can be.
     Block(Tensor),
     /// A matrix of each size.
     Quantised {
@@ -46,8 +48,10 @@ impl Random {
         }
         let rows = rows.iter().copied().fold(cols, usize::max);
         let block = Tensor::encode_f32(dtype, &uniform(1 << 20, cols))?;
-        let source = Tensor::empty(ctx, dtype, [rows * cols])?;
-        let bytes = rows * cols * dtype.size();
+        let most = ctx.capabilities().tensor_bytes() as usize / dtype.size();
+        let elements = (rows * cols).min(most);
+        let source = Tensor::empty(ctx, dtype, [elements])?;
+        let bytes = elements * dtype.size();
         for at in (0..bytes).step_by(block.len()) {
             source.write_bytes(at, &block[..block.len().min(bytes - at)])?;
         }
@@ -56,7 +60,20 @@ impl Random {
     }
 
     /// A matrix in memory of its own.
-    pub(crate) fn matrix(&self, rows: usize, cols: usize) -> Result<Tensor> {
+    pub(crate) fn matrix(&self, rows: usize, cols: usize, gating: Gating) -> Result<Matrix> {
+        let (caps, dtype) = match self {
+            Self::Block(source) => (source.context().capabilities(), source.dtype()),
+            Self::Quantised { ctx, format, .. } => (ctx.capabilities(), DType::Quant(*format)),
+        };
+        let cuts = Cuts::new(caps, dtype, [rows, cols], gating)?;
+        let parts = cuts
+            .shapes(cols)
+            .map(|[rows, cols]| self.tensor(rows, cols));
+        Ok(cuts.matrix(parts.collect::<Result<_>>()?))
+    }
+
+    /// As [`matrix`](Self::matrix), in one tensor.
+    pub(crate) fn tensor(&self, rows: usize, cols: usize) -> Result<Tensor> {
         match self {
             Self::Block(source) => {
                 let ctx = source.context();

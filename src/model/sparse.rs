@@ -189,7 +189,7 @@ pub(crate) struct SparseLayer<'a> {
 }
 
 /// A product by inputs.
-pub(crate) struct Product<'a> {
+pub(crate) struct SparseProduct<'a> {
     /// Its place among the layer's thresholds.
     pub place: usize,
     pub threshold: f32,
@@ -203,7 +203,7 @@ pub(crate) struct Product<'a> {
     pub out: &'a Tensor,
 }
 
-impl<'a> Product<'a> {
+impl<'a> SparseProduct<'a> {
     /// With nothing around it.
     pub(crate) fn new(
         place: usize,
@@ -258,7 +258,7 @@ impl SparseLayer<'_> {
     }
 
     /// A product of the inputs that pass.
-    pub(crate) fn product(&self, pass: &mut Pass<'_>, of: &Product<'_>) -> Result<()> {
+    pub(crate) fn product(&self, pass: &mut Pass<'_>, of: &SparseProduct<'_>) -> Result<()> {
         let activation = match of.gating {
             Gating::None => Activation::None,
             Gating::GateUp => Activation::Silu,

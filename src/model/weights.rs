@@ -1,11 +1,13 @@
 //! Moving weights from a model file to the device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::kernels::gemm::Gating;
 use crate::loader::{Stored, Weights, finite};
+use crate::model::matrix::{Cuts, Matrix};
 use crate::quant::{Format, Group, QuantLayout, QuantMatrix, quantize, writable};
 use crate::tensor::Tensor;
 
@@ -72,10 +74,10 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// A matrix, or several of equal width one below the other (so that one product serves them all). Matrices of the same
-    /// place in every layer get one type, since kernels are planned once for all layers: that of the first, or f16 where
-    /// quantised formats differ between them.
-    pub(crate) fn matrix(&mut self, names: &[String]) -> Result<Tensor> {
+    /// A matrix, or several of equal width one below the other (so that one product serves them all; of a gated one two of
+    /// equal size, gate and up). Matrices of the same place in every layer get one type, since kernels are planned once for
+    /// all layers: that of the first, or f16 where quantised formats differ between them.
+    pub(crate) fn matrix(&mut self, names: &[String], gating: Gating) -> Result<Matrix> {
         let (mut rows, mut cols) = (0, 0);
         for name in names {
             let stored = self.weights.tensor(name)?;
@@ -86,9 +88,11 @@ impl<'a> Loader<'a> {
             Some(dtype) => dtype,
             None => self.natural(names)?,
         };
+        let caps = self.ctx.capabilities();
+        let cuts = Cuts::new(caps, dtype, [rows, cols], gating).map_err(|e| named(e, names))?;
         match dtype {
-            DType::Quant(format) => self.upload_quant(names, format),
-            _ => self.upload(names, dtype, &[rows, cols]),
+            DType::Quant(format) => self.upload_quant(names, format, &cuts),
+            _ => self.upload_cut(names, dtype, cols, &cuts),
         }
     }
 
@@ -127,7 +131,7 @@ impl<'a> Loader<'a> {
         Ok(dtype)
     }
 
-    fn upload_quant(&mut self, names: &[String], format: Format) -> Result<Tensor> {
+    fn upload_quant(&mut self, names: &[String], format: Format, cuts: &Cuts) -> Result<Matrix> {
         let mut parts = Vec::new();
         let (mut rows, mut cols, mut values) = (0, 0, Vec::new());
         for name in names {
@@ -150,7 +154,17 @@ impl<'a> Loader<'a> {
                 "one format",
             ));
         };
-        let target = Tensor::from_quant(self.ctx, &matrix)?;
+        let mut ranges = vec![Vec::new(); cuts.shapes(cols).count()];
+        for run in cuts.runs() {
+            ranges[run.part].push(run.rows);
+        }
+        let tensors = match &ranges[..] {
+            [_] => vec![Tensor::from_quant(self.ctx, &matrix)?],
+            several => {
+                let part = |rows: &Vec<_>| Tensor::from_quant(self.ctx, &matrix.pick(rows)?);
+                several.iter().map(part).collect::<Result<_>>()?
+            }
+        };
         for name in names {
             let shape = self.weights.tensor(name)?.shape;
             self.done += bytes(DType::Quant(format), &shape);
@@ -158,7 +172,7 @@ impl<'a> Loader<'a> {
             self.tell(name);
         }
         self.bound_staging()?;
-        Ok(target)
+        Ok(cuts.matrix(tensors))
     }
 
     fn tell(&mut self, name: &str) {
@@ -225,36 +239,104 @@ impl<'a> Loader<'a> {
     }
 
     fn upload(&mut self, names: &[String], dtype: DType, shape: &[usize]) -> Result<Tensor> {
-        let target = Tensor::empty(self.ctx, dtype, shape).map_err(|e| match e {
-            Error::Argument { was, allowed, .. } => Error::Argument {
-                name: format!("tensor {}", names.join(" + ")),
-                was,
-                allowed,
-            },
-            other => other,
-        })?;
-        // Pieces need not end on a word: gather, and write whole words.
-        let (mut pending, mut at) = (Vec::with_capacity(CHUNK + (1 << 20)), 0);
+        let target = Tensor::empty(self.ctx, dtype, shape).map_err(|e| named(e, names))?;
+        let bytes = target.layout().bytes() as usize;
+        self.stream(names, dtype, Regions::new([(target.clone(), 0, bytes)]))?;
+        Ok(target)
+    }
+
+    /// Matrices one below the other, their rows in parts.
+    fn upload_cut(
+        &mut self,
+        names: &[String],
+        dtype: DType,
+        cols: usize,
+        cuts: &Cuts,
+    ) -> Result<Matrix> {
+        let parts = cuts.shapes(cols).map(|s| Tensor::empty(self.ctx, dtype, s));
+        let parts: Vec<Tensor> = parts.collect::<Result<_>>().map_err(|e| named(e, names))?;
+        let row = cols * dtype.size();
+        let regions = cuts
+            .runs()
+            .map(|run| (parts[run.part].clone(), run.row * row, run.rows.len() * row));
+        self.stream(names, dtype, Regions::new(regions))?;
+        Ok(cuts.matrix(parts))
+    }
+
+    /// Tensors as they are stored, one after the other, into memory.
+    fn stream(&mut self, names: &[String], dtype: DType, mut to: Regions) -> Result<()> {
         for name in names {
             let stored = self.weights.tensor(name)?;
-            stored.convert(dtype, &mut |_, bytes| {
-                pending.extend_from_slice(bytes);
-                if pending.len() >= CHUNK {
-                    let whole = pending.len() & !3;
-                    target.write_bytes(at, &pending[..whole])?;
-                    at += whole;
-                    pending.drain(..whole);
-                }
-                Ok(())
-            })?;
+            stored.convert(dtype, &mut |_, bytes| to.write(bytes))?;
             let bytes = stored.elements() * dtype.size();
             self.done += bytes as u64;
             self.in_flight += bytes;
             self.tell(name);
         }
-        target.write_bytes(at, &pending)?;
-        self.bound_staging()?;
-        Ok(target)
+        self.bound_staging()
+    }
+}
+
+/// The error of a tensor, named by what is stored.
+fn named(error: Error, names: &[String]) -> Error {
+    match error {
+        Error::Argument { was, allowed, .. } => Error::Argument {
+            name: format!("tensor {}", names.join(" + ")),
+            was,
+            allowed,
+        },
+        other => other,
+    }
+}
+
+/// Regions of tensors that bytes go to in their order, gathered until they are whole words.
+struct Regions {
+    left: VecDeque<Region>,
+    pending: Vec<u8>,
+}
+
+struct Region {
+    tensor: Tensor,
+    at: usize,
+    bytes: usize,
+}
+
+impl Regions {
+    /// Tensors, where in them and how many bytes.
+    fn new(regions: impl IntoIterator<Item = (Tensor, usize, usize)>) -> Self {
+        let region = |(tensor, at, bytes)| Region { tensor, at, bytes };
+        Self {
+            left: regions.into_iter().map(region).collect(),
+            pending: Vec::with_capacity(CHUNK + (1 << 20)),
+        }
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while let Some(region) = self.left.front_mut()
+            && !bytes.is_empty()
+        {
+            let taken = bytes.len().min(region.bytes - self.pending.len());
+            self.pending.extend_from_slice(&bytes[..taken]);
+            bytes = &bytes[taken..];
+            let ends = self.pending.len() == region.bytes;
+            if !ends && self.pending.len() < CHUNK {
+                continue;
+            }
+            let whole = if ends {
+                region.bytes
+            } else {
+                self.pending.len() & !3
+            };
+            region
+                .tensor
+                .write_bytes(region.at, &self.pending[..whole])?;
+            (region.at, region.bytes) = (region.at + whole, region.bytes - whole);
+            self.pending.drain(..whole);
+            if ends {
+                self.left.pop_front();
+            }
+        }
+        Ok(())
     }
 }
 

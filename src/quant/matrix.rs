@@ -1,9 +1,11 @@
 //! A quantised matrix on the host.
 
+use std::ops::Range;
+
 use half::f16;
 
 use super::code::Code;
-use super::format::{Scale, Zero};
+use super::format::{Group, Scale, Zero};
 use super::layout::QuantLayout;
 use crate::error::{Error, Result};
 
@@ -13,6 +15,10 @@ pub struct QuantMatrix {
     layout: QuantLayout,
     words: Vec<u32>,
 }
+
+/// How a number of a group is read, and how it is written.
+type Get = fn(&QuantMatrix, usize, usize) -> u32;
+type Set = fn(&mut QuantMatrix, usize, usize, u32);
 
 impl QuantMatrix {
     /// A matrix whose codes are of level zero, and whose scales are zero.
@@ -110,6 +116,52 @@ impl QuantMatrix {
             group_row += l.group_rows();
         }
         Ok(all)
+    }
+
+    /// Rows of the matrix, one range of them after the other, as a matrix of their own; of one scale for the whole if the
+    /// matrix is. Errors if there are none, if they are not in the matrix, or if they cut blocks that share a scale.
+    pub fn pick(&self, ranges: &[Range<usize>]) -> Result<Self> {
+        let of = self.layout;
+        let whole = matches!(of.format.group, Group::Tensor);
+        let [height, _] = of.format.group_size([1, of.cols]);
+        let rows = ranges.iter().map(Range::len).sum();
+        let mut picked = Self::zeroed(QuantLayout::new(of.format, rows, of.cols)?);
+        let mut to = 0;
+        for range in ranges {
+            let cuts = [range.start, to].iter().any(|row| row % height != 0);
+            if cuts || range.end > of.rows {
+                let was = format!("{range:?} of {} to row {to}", of.rows);
+                let allowed = format!("rows of the matrix, from a multiple of {height} to another");
+                return Err(Error::argument("rows", was, allowed));
+            }
+            let l = picked.layout;
+            let mut copy = |to: usize, from: usize, words: usize| {
+                let source = &self.words[from..from + words];
+                picked.words[to..to + words].copy_from_slice(source);
+            };
+            let low = of.low_row();
+            copy(to * low, range.start * low, range.len() * low);
+            let high = of.high_row();
+            let from = of.high_at() + range.start * high;
+            copy(l.high_at() + to * high, from, range.len() * high);
+            let groups = match whole {
+                true => 0..1,
+                false => range.start / height..range.end.div_ceil(height),
+            };
+            let first = if whole { 0 } else { to / height };
+            let mut numbers = |per_row: usize, get: Get, set: Set| {
+                for at in 0..groups.len() * per_row {
+                    for which in 0..l.numbers() {
+                        let bits = get(self, groups.start * per_row + at, which);
+                        set(&mut picked, first * per_row + at, which, bits);
+                    }
+                }
+            };
+            numbers(of.groups_per_row(), Self::number, Self::set_number);
+            numbers(of.outer_per_row(), Self::outer, Self::set_outer);
+            to += range.len();
+        }
+        Ok(picked)
     }
 
     /// An element's code.
@@ -261,6 +313,39 @@ impl QuantMatrix {
 mod tests {
     use super::*;
     use crate::quant::Format;
+
+    #[test]
+    fn picked_rows_mean_what_they_meant() {
+        for (name, format) in Format::NAMED {
+            let layout = QuantLayout::new(format, 400, 300).unwrap();
+            let mut matrix = QuantMatrix::zeroed(layout);
+            let mut seed = 1u32;
+            let scales = layout.scales_at();
+            for word in &mut matrix.words[..scales] {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *word = seed;
+            }
+            for g in 0..layout.groups() {
+                (0..layout.numbers()).for_each(|n| matrix.set_number(g, n, (g + n) as u32 & 127));
+            }
+            for o in 0..layout.group_rows() * layout.outer_per_row() {
+                (0..layout.numbers()).for_each(|n| matrix.set_outer(o, n, 0x3c00 + o as u32));
+            }
+            let ranges = [256..384, 0..128, 384..400];
+            let picked = matrix.pick(&ranges).unwrap();
+            for (row, from) in ranges.into_iter().flatten().enumerate() {
+                for col in (0..300).step_by(13) {
+                    let (is, was) = (picked.value(row, col), matrix.value(from, col));
+                    assert_eq!(is.to_bits(), was.to_bits(), "{name}");
+                }
+            }
+            let beyond = 300..401;
+            assert!(matrix.pick(&[beyond]).is_err());
+            let block = matches!(format.group, Group::Block(..));
+            let within = 7..9;
+            assert_eq!(matrix.pick(&[within]).is_err(), block, "{name}");
+        }
+    }
 
     #[test]
     fn codes_and_numbers_come_back_from_where_they_were_put() {

@@ -3,7 +3,7 @@
 use flashwave::DType::{BF16, F16, F32};
 use flashwave::kernels::embedding;
 use flashwave::reference::embedding::gather;
-use flashwave::{Capabilities, DType, Launch, Layout, Tensor};
+use flashwave::{Capabilities, DType, Launch, Layout, Result, Tensor};
 
 use crate::Case;
 use crate::inputs::{Random, poisoned, round};
@@ -49,7 +49,14 @@ pub fn cases() -> Vec<Case> {
                         .into_iter()
                         .map(|v| bits(round(v, y_type)));
                     let out: Vec<u32> = y.to_f32_vec()?.into_iter().map(bits).collect();
-                    check_equal(&out, &expected.collect::<Vec<u32>>())
+                    let outcome = check_equal(&out, &expected.collect::<Vec<u32>>())?;
+                    // The same from tables one after the other.
+                    let cuts = [0..vocab / 3, vocab / 3..vocab - 1, vocab - 1..vocab];
+                    let parts = cuts.map(|rows| table.rows(rows));
+                    let parts: Vec<Tensor> = parts.into_iter().collect::<Result<_>>()?;
+                    let split = poisoned(ctx, y_type, [tokens, width])?;
+                    ctx.record(|pass| embedding::gather_parts(pass, &parts, &ids_in, &split))?;
+                    Ok(outcome.and(check_equal(&split.to_bytes()?, &y.to_bytes()?)?))
                 }));
             }
         }

@@ -146,9 +146,13 @@ pub const FAMILIES: &[Family] = &[
     },
 ];
 
-/// The cases of the families whose name contains `filter`.
+/// The cases of the family called `filter`, or else of those whose names contain it.
 pub fn all(filter: &str, effort: Effort) -> Vec<Case> {
-    let families = FAMILIES.iter().filter(|f| f.name.contains(filter));
+    let exact = FAMILIES.iter().any(|f| f.name == filter);
+    let families = FAMILIES.iter().filter(|f| match exact {
+        true => f.name == filter,
+        false => f.name.contains(filter),
+    });
     let cases: Vec<Case> = families.flat_map(|f| (f.cases)()).collect();
     match effort {
         Effort::Full => cases,

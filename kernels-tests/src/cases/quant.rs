@@ -2,11 +2,12 @@
 
 use flashwave::DType::{F16, F32};
 use flashwave::kernels::elementwise::Activation;
+use flashwave::kernels::embedding;
 use flashwave::kernels::gemm::{Gating, Residual};
 use flashwave::kernels::gemv::{Gemv, GemvTuning, Sums, Team};
 use flashwave::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs};
 use flashwave::kernels::quant;
-use flashwave::quant::{Format, GgufBlock, QuantMatrix, Scale, Zero, quantize};
+use flashwave::quant::{Format, GgufBlock, Group, QuantMatrix, Scale, Zero, quantize};
 use flashwave::reference::Real;
 use flashwave::reference::gemm::{Matrix, Order, finish, gate, matmul, rms_normed};
 use flashwave::{Capabilities, Context, DType, Launch, Layout, Result, Tensor};
@@ -65,8 +66,20 @@ fn expanded(ctx: &Context, format: Format, dtype: DType, seed: u64) -> Result<Ou
     let ids_in = Tensor::from_slice(ctx, &ids, [ids.len()])?;
     ctx.record(|pass| {
         quant::dequantize(pass, &device, &all)?;
-        quant::gather(pass, &device, &ids_in, &listed)
+        embedding::gather(pass, &device, &ids_in, &listed)
     })?;
+    // The same from two tensors, if their scales can be told apart.
+    if !matches!(format.group, Group::Block(..)) {
+        let rows = [0..3, 3..shape[0]];
+        let parts = [host.pick(&rows[..1])?, host.pick(&rows[1..])?];
+        let parts = [
+            Tensor::from_quant(ctx, &parts[0])?,
+            Tensor::from_quant(ctx, &parts[1])?,
+        ];
+        let split = poisoned(ctx, dtype, [ids.len(), shape[1]])?;
+        ctx.record(|pass| embedding::gather_parts(pass, &parts, &ids_in, &split))?;
+        check_equal(&split.to_bytes()?, &listed.to_bytes()?)?;
+    }
     let exact = host.decode();
     let rounded = |v: &[f64]| -> Vec<f32> { v.iter().map(|&v| round(v as f32, dtype)).collect() };
     let rows: Vec<f64> = ids

@@ -87,7 +87,7 @@ impl Gating {
     }
 
     /// Rows of the weights for a column of the output.
-    pub(in crate::kernels) const fn factor(self) -> usize {
+    pub(crate) const fn factor(self) -> usize {
         match self {
             Self::None => 1,
             Self::GateUp => 2,

@@ -14,10 +14,12 @@ use std::sync::Arc;
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::kernels::gemm::Gating;
 use crate::kernels::hyena::Relaxed;
 use crate::loader::Weights;
 use crate::model::HyenaConfig;
 use crate::model::generate::Generation;
+use crate::model::matrix::Matrix;
 use crate::model::random::Random;
 use crate::model::sampling::Sampling;
 use crate::model::weights::{Loader, Progress};
@@ -28,13 +30,14 @@ pub use session::HyenaSession;
 
 struct Layer {
     hyena_norm: Tensor,
-    in_proj: Tensor,
+    in_proj: Matrix,
     /// The short convolutions, `[3 hidden, taps + 1]`.
     short: Tensor,
-    out_proj: Tensor,
+    /// Whole: prompts multiply it by columns of tokens.
+    out_proj: Matrix,
     mlp_norm: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Matrix,
+    down: Matrix,
 }
 
 /// A model on the device. Activations, filters and what a session keeps are f32; matrices are what
@@ -47,10 +50,10 @@ pub struct Hyena {
 struct Model {
     ctx: Context,
     config: HyenaConfig,
-    embedding: Tensor,
+    embedding: Matrix,
     layers: Vec<Layer>,
     norm: Tensor,
-    head: Tensor,
+    head: Matrix,
     filters: FilterBank,
 }
 
@@ -70,7 +73,7 @@ impl Hyena {
     ) -> Result<Self> {
         let config = weights.config().hyena()?.clone();
         let mut load = Loader::new(ctx, weights, dtype, progress)?;
-        let embedding = load.matrix(&["model.embed_tokens.weight".into()])?;
+        let embedding = load.matrix(&["model.embed_tokens.weight".into()], Gating::None)?;
         let mut layers = Vec::with_capacity(config.layers);
         for i in 0..config.layers {
             let name = |part: &str| format!("model.layers.{i}.{part}");
@@ -79,19 +82,21 @@ impl Hyena {
             let bias = load.values(&name("hyena.short_filter.bias"))?;
             layers.push(Layer {
                 hyena_norm: load.vector(&name("input_layernorm.weight"))?,
-                in_proj: load.matrix(&[name("hyena.in_proj.weight")])?,
+                in_proj: load.matrix(&[name("hyena.in_proj.weight")], Gating::None)?,
                 short: short_weights(ctx, &taps, &bias)?,
-                out_proj: load.matrix(&[name("hyena.out_proj.weight")])?,
+                out_proj: load
+                    .matrix(&[name("hyena.out_proj.weight")], Gating::None)?
+                    .require_whole(&name("hyena.out_proj.weight"))?,
                 mlp_norm: load.vector(&name("post_hyena_layernorm.weight"))?,
-                gate_up: load.matrix(&gate_up)?,
-                down: load.matrix(&[name("mlp.down_proj.weight")])?,
+                gate_up: load.matrix(&gate_up, Gating::GateUp)?,
+                down: load.matrix(&[name("mlp.down_proj.weight")], Gating::None)?,
             });
         }
         let norm = load.vector("model.norm.weight")?;
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            load.matrix(&["lm_head.weight".into()])?
+            load.matrix(&["lm_head.weight".into()], Gating::None)?
         };
         ctx.flush()?;
         let model = Model {
@@ -122,19 +127,19 @@ impl Hyena {
         for _ in 0..config.layers {
             layers.push(Layer {
                 hyena_norm: ones()?,
-                in_proj: random.matrix(3 * hidden, hidden)?,
+                in_proj: random.matrix(3 * hidden, hidden, Gating::None)?,
                 short: short_weights(ctx, &taps, &vec![0.0; 3 * hidden])?,
-                out_proj: random.matrix(hidden, hidden)?,
+                out_proj: Matrix::whole(random.tensor(hidden, hidden)?),
                 mlp_norm: ones()?,
-                gate_up: random.matrix(2 * inner, hidden)?,
-                down: random.matrix(hidden, inner)?,
+                gate_up: random.matrix(2 * inner, hidden, Gating::GateUp)?,
+                down: random.matrix(hidden, inner, Gating::None)?,
             });
         }
-        let embedding = random.matrix(config.vocab_size, hidden)?;
+        let embedding = random.matrix(config.vocab_size, hidden, Gating::None)?;
         let head = if config.tie_word_embeddings {
             embedding.clone()
         } else {
-            random.matrix(config.vocab_size, hidden)?
+            random.matrix(config.vocab_size, hidden, Gating::None)?
         };
         let model = Model {
             ctx: ctx.clone(),
@@ -165,10 +170,10 @@ impl Hyena {
     pub fn bytes_per_token(&self) -> u64 {
         let model = &self.inner;
         let layer = |l: &Layer| {
-            let read = [&l.in_proj, &l.short, &l.out_proj, &l.gate_up, &l.down];
-            read.iter().map(|t| t.layout().bytes()).sum::<u64>()
+            let read = [&l.in_proj, &l.out_proj, &l.gate_up, &l.down];
+            l.short.layout().bytes() + read.map(Matrix::bytes).iter().sum::<u64>()
         };
-        model.layers.iter().map(layer).sum::<u64>() + model.head.layout().bytes()
+        model.layers.iter().map(layer).sum::<u64>() + model.head.bytes()
     }
 
     /// A text under way with room for `capacity` tokens. The first session of a capacity evaluates the filters for it.

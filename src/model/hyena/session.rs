@@ -6,15 +6,15 @@ use super::{Hyena, Layer};
 use crate::context::Context;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::kernels::elementwise::{Activation, Binary, BinaryOp};
-use crate::kernels::embedding;
+use crate::kernels::elementwise::{Binary, BinaryOp};
 use crate::kernels::gemm::{Gemm, GemmArgs, Residual, Transpose};
 use crate::kernels::hyena::{Prompt, PromptArgs, Relaxed, Short, Step, StepArgs};
-use crate::kernels::linear::{GatedLinear, GatedLinearArgs, Linear, LinearArgs, fuses_norm};
+use crate::kernels::linear::fuses_norm;
 use crate::kernels::norm::{Norm, NormArgs};
 use crate::model::generate::{Decode, Generation, Then};
 use crate::model::hyena::filters::Filters;
 use crate::model::llama::Logits;
+use crate::model::matrix::{Product, Sum};
 use crate::model::sampling::Sampling;
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
@@ -23,13 +23,6 @@ use crate::tensor::Tensor;
 const CHUNK: usize = 1024;
 /// Tokens from which on a continuation goes through the whole convolution again; fewer go one by one.
 const PROMPT: usize = 32;
-
-const LINEAR: Linear = Linear {
-    activation: Activation::None,
-};
-const GATED: GatedLinear = GatedLinear {
-    activation: Activation::Silu,
-};
 
 /// A text under way: what the operators keep of it, and the memory for intermediate results of a token.
 pub struct HyenaSession {
@@ -191,7 +184,7 @@ impl HyenaSession {
         let chunks = (0..count).map(|i| n * i / count..n * (i + 1) / count);
 
         ctx.record(|pass| {
-            embedding::gather(pass, &inner.embedding, &ids, &hidden)?;
+            inner.embedding.gather(pass, &ids, &hidden)?;
             for (i, (layer, kept)) in inner.layers.iter().zip(&self.layers).enumerate() {
                 for part in chunks.clone() {
                     let count = part.len();
@@ -205,7 +198,7 @@ impl HyenaSession {
                     let projection = projection.rows(0..count)?;
                     Norm::rms(c.norm_eps)
                         .run(pass, NormArgs::new(&hidden, &layer.hyena_norm, &normed))?;
-                    LINEAR.run(pass, LinearArgs::new(&normed, &layer.in_proj, &projection))?;
+                    Product::new(&normed, &layer.in_proj, &projection).run(pass)?;
                     let args = PromptArgs {
                         projection: &projection,
                         short: Self::short(layer, kept),
@@ -233,7 +226,7 @@ impl HyenaSession {
                 };
                 let args = GemmArgs {
                     residual: Residual::InOut,
-                    ..GemmArgs::new(&mixed, &layer.out_proj, &hidden)
+                    ..GemmArgs::new(&mixed, layer.out_proj.tensor(), &hidden)
                 };
                 out_proj.run(pass, &args)?;
                 for part in chunks.clone() {
@@ -241,18 +234,12 @@ impl HyenaSession {
                     let hidden = hidden.rows(part)?;
                     Norm::rms(c.norm_eps)
                         .run(pass, NormArgs::new(&hidden, &layer.mlp_norm, &normed))?;
-                    let args = GatedLinearArgs {
-                        x: &normed,
-                        weight: &layer.gate_up,
-                        norm: None,
-                        out: &gated,
+                    Product::new(&normed, &layer.gate_up, &gated).run(pass)?;
+                    let down = Product {
+                        sum: Sum::Add,
+                        ..Product::new(&gated, &layer.down, &hidden)
                     };
-                    GATED.run(pass, args)?;
-                    let args = LinearArgs {
-                        residual: Residual::InOut,
-                        ..LinearArgs::new(&gated, &layer.down, &hidden)
-                    };
-                    LINEAR.run(pass, args)?;
+                    down.run(pass)?;
                 }
             }
             let from = match which {
@@ -267,7 +254,7 @@ impl HyenaSession {
                     pass,
                     NormArgs::new(&hidden.rows(rows)?, &inner.norm, &normed),
                 )?;
-                LINEAR.run(pass, LinearArgs::new(&normed, &inner.head, &out))?;
+                Product::new(&normed, &inner.head, &out).run(pass)?;
             }
             then(pass, logits)
         })?;
@@ -301,9 +288,9 @@ impl HyenaSession {
         let steps = |i: usize| {
             let (layer, kept) = (&inner.layers[i], &self.layers[i]);
             Steps {
-                projection: LinearArgs {
+                projection: Product {
                     norm: Some((&layer.hyena_norm, eps)),
-                    ..LinearArgs::new(&w.hidden, &layer.in_proj, &w.projection)
+                    ..Product::new(&w.hidden, &layer.in_proj, &w.projection)
                 },
                 mix: StepArgs {
                     projection: &w.projection,
@@ -313,31 +300,29 @@ impl HyenaSession {
                     taps: self.filters.taps(i),
                     out: &w.mixed,
                 },
-                output: LinearArgs {
-                    residual: Residual::InOut,
-                    ..LinearArgs::new(&w.mixed, &layer.out_proj, &w.hidden)
+                output: Product {
+                    sum: Sum::Add,
+                    ..Product::new(&w.mixed, &layer.out_proj, &w.hidden)
                 },
-                gate_up: GatedLinearArgs {
-                    x: &w.hidden,
-                    weight: &layer.gate_up,
+                gate_up: Product {
                     norm: Some((&layer.mlp_norm, eps)),
-                    out: &w.gated,
+                    ..Product::new(&w.hidden, &layer.gate_up, &w.gated)
                 },
-                down: LinearArgs {
-                    residual: Residual::InOut,
-                    ..LinearArgs::new(&w.gated, &layer.down, &w.hidden)
+                down: Product {
+                    sum: Sum::Add,
+                    ..Product::new(&w.gated, &layer.down, &w.hidden)
                 },
             }
         };
         debug_assert!(fuses_norm(caps, 1));
         let plan = steps(0);
-        let projection = LINEAR.plan(caps, &plan.projection.layouts())?;
+        let projection = plan.projection.plan(caps)?;
         let mix = step.plan(caps, &plan.mix.layouts())?;
-        let output = LINEAR.plan(caps, &plan.output.layouts())?;
-        let gate_up = GATED.plan(caps, &plan.gate_up.layouts())?;
-        let down = LINEAR.plan(caps, &plan.down.layouts())?;
+        let output = plan.output.plan(caps)?;
+        let gate_up = plan.gate_up.plan(caps)?;
+        let down = plan.down.plan(caps)?;
 
-        embedding::gather(pass, &inner.embedding, ids, &w.hidden)?;
+        inner.embedding.gather(pass, ids, &w.hidden)?;
         for i in 0..c.layers {
             let step = steps(i);
             step.projection.launch(pass, &projection)?;
@@ -347,11 +332,11 @@ impl HyenaSession {
             step.down.launch(pass, &down)?;
         }
         if let Some(logits) = logits {
-            let args = LinearArgs {
+            let head = Product {
                 norm: Some((&inner.norm, eps)),
-                ..LinearArgs::new(&w.hidden, &inner.head, logits)
+                ..Product::new(&w.hidden, &inner.head, logits)
             };
-            LINEAR.run(pass, args)?;
+            head.run(pass)?;
         }
         self.push(pass)
     }
@@ -379,11 +364,11 @@ impl HyenaSession {
 
 /// The products of a layer.
 struct Steps<'a> {
-    projection: LinearArgs<'a, Tensor>,
+    projection: Product<'a>,
     mix: StepArgs<'a, Tensor>,
-    output: LinearArgs<'a, Tensor>,
-    gate_up: GatedLinearArgs<'a, Tensor>,
-    down: LinearArgs<'a, Tensor>,
+    output: Product<'a>,
+    gate_up: Product<'a>,
+    down: Product<'a>,
 }
 
 impl Decode for HyenaSession {

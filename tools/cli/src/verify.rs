@@ -15,7 +15,7 @@ use crate::device::{DeviceArgs, heading};
 /// Options of `flashwave verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// Only this family of kernels
+    /// Only this family of kernels, or those whose names contain it
     family: Option<String>,
     /// One case a group
     #[arg(long)]
@@ -42,7 +42,7 @@ pub fn run(device: &DeviceArgs, args: &VerifyArgs) -> Result<()> {
     };
     let mut all_groups = Tally::default();
     for ctx in device.open_each()? {
-        writeln!(stdout(), "{}", heading(&ctx))?;
+        writeln!(stdout(), "{}\ncases: {effort}", heading(&ctx))?;
         for group in grouped(all(filter, effort)) {
             let (family, name) = (group[0].family, group[0].group.clone());
             let (tally, time) = run_group(&ctx, &group);

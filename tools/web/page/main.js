@@ -15,6 +15,7 @@ let stopped = false;
 async function open() {
   if (!navigator.gpu) throw Error("This browser has no WebGPU. Chrome and Edge from 113, Safari from 26 and Firefox from 141 have it, not on every system.");
   await init();
+  if ($("family").length === 1) $("family").append(...families().map((name) => new Option(name)));
   device = await Device.open();
   $("adapter").textContent = device.adapter;
   $("tier").textContent = device.tier;
@@ -76,7 +77,8 @@ async function verify(quick) {
   rows.replaceChildren();
   show("stop-verify", true);
   const sum = [0, 0, 0];
-  for (const family of families()) {
+  const wanted = $("family").value;
+  for (const family of wanted ? [wanted] : families()) {
     if (stopped) break;
     const row = rows.insertRow();
     const cells = [family, 0, 0, 0].map((value) => {

@@ -5,7 +5,9 @@ mod bench;
 mod text;
 mod verify;
 
-use flashwave::Context;
+use flashwave::DType::F32;
+use flashwave::kernels::elementwise::{Activation, Unary};
+use flashwave::{Context, Tensor};
 use wasm_bindgen::prelude::*;
 
 #[wasm_bindgen(start)]
@@ -55,7 +57,22 @@ impl Device {
 
     /// Asks for a tensor of so many bytes, for the test of what a refusal looks like.
     pub async fn allocate(&self, bytes: usize) -> Result<(), JsError> {
-        flashwave::Tensor::empty(&self.ctx, flashwave::DType::F32, [bytes / 4]).map_err(error)?;
+        Tensor::empty(&self.ctx, F32, [bytes / 4]).map_err(error)?;
         self.ctx.wait_async().await.map_err(error)
+    }
+
+    /// Asks for more workgroups than a device takes, for the test of what its refusal looks like.
+    pub async fn overreach(&self) -> Result<(), JsError> {
+        let ctx = &self.ctx;
+        let copy = || {
+            let x = Tensor::from_slice(ctx, &[1.0f32; 4], [4])?;
+            let y = Tensor::empty(ctx, F32, [4])?;
+            let op = Unary(Activation::None);
+            let mut launch = op.plan(ctx.capabilities(), x.layout(), y.layout())?;
+            launch.grid = [u32::MAX, 1, 1];
+            ctx.record(|pass| pass.launch(&launch, &[&x, &y]))
+        };
+        copy().map_err(error)?;
+        ctx.wait_async().await.map_err(error)
     }
 }

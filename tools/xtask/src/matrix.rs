@@ -98,8 +98,11 @@ pub struct Matrix {
     /// Seconds that a family of kernels may take on a column
     #[arg(long, default_value_t = 600)]
     limit: u64,
+    /// Run nothing: add what `flashwave verify` printed on another machine as a column, called by the file's name
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["columns", "quick"])]
+    add: Option<PathBuf>,
     /// Only write the README's table again, of the records that are there
-    #[arg(long, conflicts_with_all = ["columns", "quick"])]
+    #[arg(long, conflicts_with_all = ["columns", "quick", "add"])]
     table: bool,
 }
 
@@ -107,7 +110,8 @@ impl Matrix {
     /// Runs the columns, writes their records and the table.
     ///
     /// # Errors
-    /// Where a column's name is unknown, programs cannot be built, a case fails or a family takes too long.
+    /// Where a column's name is unknown, programs cannot be built, a case fails, a family takes too long, or what is to be
+    /// added is no record.
     pub fn run(&self) -> Result<()> {
         let names = COLUMNS.iter().map(|c| c.name).chain([CHROMIUM.0]);
         let names: Vec<&str> = names.collect();
@@ -116,7 +120,9 @@ impl Matrix {
         }
         let wanted = |name: &str| self.columns.is_empty() || self.columns.iter().any(|c| c == name);
         let mut failed = Vec::new();
-        if !self.table {
+        if let Some(file) = &self.add {
+            add(file)?;
+        } else if !self.table {
             finish(cargo("build").args(["--bin", "flashwave"]))?;
             for column in COLUMNS.iter().filter(|c| wanted(c.name)) {
                 match column.missing() {
@@ -136,17 +142,15 @@ impl Matrix {
                 }
             }
         }
-        let titles = COLUMNS.iter().map(|c| (c.name, c.title)).chain([CHROMIUM]);
-        let table = table(&titles.collect::<Vec<_>>())?;
+        let table = table(&records()?)?;
         print!("{table}");
         write_readme(&root().join("README.md"), &table)?;
         for name in names.iter().filter(|n| wanted(n)) {
             let counts = Counts::read(&record(name)).unwrap_or_default();
-            if counts.failed + counts.unfinished.len() > 0 {
+            if counts.failed + counts.unfinished.len() > 0 && !failed.contains(name) {
                 failed.push(name);
             }
         }
-        failed.dedup();
         match failed.is_empty() {
             true => Ok(()),
             false => bail!("failed cases on: {}", failed.join(", ")),
@@ -243,10 +247,49 @@ fn record(column: &str) -> PathBuf {
     root().join(name)
 }
 
+/// Copies a record of another machine among ours.
+fn add(file: &Path) -> Result<()> {
+    let shown = file.display();
+    let text = fs::read_to_string(file).with_context(|| shown.to_string())?;
+    let counts = Counts::parse(&text);
+    if counts.adapter.is_empty() || counts.passed == 0 {
+        bail!("--add: {shown}; allowed: what `flashwave verify` printed");
+    }
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let to = record(&stem);
+    fs::create_dir_all(to.parent().unwrap_or(Path::new(".")))?;
+    fs::write(to, text)?;
+    Ok(())
+}
+
+/// The records that are there, each with what the table calls it: our columns first, then those of other machines.
+fn records() -> Result<Vec<(String, PathBuf)>> {
+    let ours = COLUMNS.iter().map(|c| (c.name, c.title)).chain([CHROMIUM]);
+    let ours: Vec<(&str, &str)> = ours.collect();
+    let mut others = Vec::new();
+    if let Ok(files) = fs::read_dir(record("").parent().unwrap_or(Path::new("."))) {
+        for file in files {
+            let path = file?.path();
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            let known = ours.iter().any(|(name, _)| *name == stem);
+            if !known && path.extension().is_some_and(|e| e == "txt") {
+                others.push((stem.into_owned(), path));
+            }
+        }
+    }
+    others.sort();
+    let ours = ours
+        .into_iter()
+        .map(|(name, title)| (title.into(), record(name)));
+    Ok(ours.chain(others).collect())
+}
+
 /// What a record comes to.
 #[derive(Debug, Default, PartialEq)]
 struct Counts {
     adapter: String,
+    /// Which cases were run.
+    cases: String,
     passed: usize,
     failed: usize,
     skipped: BTreeMap<String, usize>,
@@ -266,6 +309,7 @@ impl Counts {
             let number = |i: usize| words.get(i).and_then(|w| w.parse::<usize>().ok());
             match words[..] {
                 ["adapter:", ..] => counts.adapter = line["adapter:".len()..].trim().into(),
+                ["cases:", ..] => counts.cases = line["cases:".len()..].trim().into(),
                 ["UNFINISHED", family, ..] => {
                     counts.unfinished.push(family.trim_end_matches(':').into());
                 }
@@ -289,28 +333,31 @@ impl Counts {
 }
 
 /// The table of all records.
-fn table(titles: &[(&str, &str)]) -> Result<String> {
+fn table(records: &[(String, PathBuf)]) -> Result<String> {
     let mut table =
-        "| implementation | adapter | passed | failed | skipped, for want of |\n| --- | --- | --- | --- | --- |\n"
+        "| implementation | adapter | cases | passed | failed | skipped, for want of |\n\
+                     | --- | --- | --- | --- | --- | --- |\n"
             .to_string();
-    for (name, title) in titles {
-        let Some(counts) = Counts::read(&record(name)) else {
+    for (title, path) in records {
+        let Some(counts) = Counts::read(path) else {
             continue;
         };
-        let skipped = counts
-            .skipped
-            .iter()
-            .map(|(what, n)| format!("{n}: {what}"));
-        let mut notes: Vec<String> = skipped.collect();
+        let skipped = counts.skipped.iter();
+        let mut notes: Vec<String> = skipped.map(|(what, n)| format!("{n}: {what}")).collect();
         if !counts.unfinished.is_empty() {
             notes.push(format!("not finished: {}", counts.unfinished.join(", ")));
         }
-        let (passed, failed) = (counts.passed, counts.failed);
+        let Counts {
+            adapter,
+            cases,
+            passed,
+            failed,
+            ..
+        } = counts;
         let notes = notes.join("; ");
         writeln!(
             table,
-            "| {title} | {} | {passed} | {failed} | {notes} |",
-            counts.adapter
+            "| {title} | {adapter} | {cases} | {passed} | {failed} | {notes} |"
         )?;
     }
     Ok(table)
@@ -337,7 +384,7 @@ mod tests {
     #[test]
     fn records_are_added_up() {
         let counts = Counts::parse(
-            "adapter: a card (vulkan, Discrete)\ntiers: portable\n\
+            "adapter: a card (vulkan, Discrete)\ntiers: portable\ncases: one a group\n\
              ok     gemm plain    12 passed   0 failed  worst 0.50 of the bound  1.00 s\n\
              skip   gemm cooperative    0 passed   0 failed  worst 0.00 of the bound  0.00 s\n\
              FAILED norm rms    3 passed   1 failed  worst 0.50 of the bound  1.00 s\n       \
@@ -347,6 +394,7 @@ mod tests {
         );
         assert_eq!([counts.passed, counts.failed], [15, 1]);
         assert_eq!(counts.adapter, "a card (vulkan, Discrete)");
+        assert_eq!(counts.cases, "one a group");
         assert_eq!(counts.skipped["cooperative matrices"], 3);
         assert_eq!(counts.unfinished, ["fft"]);
     }

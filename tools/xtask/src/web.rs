@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -57,16 +57,18 @@ impl Web {
 /// Builds the page; the folder that holds it.
 pub fn build() -> Result<PathBuf> {
     ensure_target()?;
-    let bindgen = wasm_bindgen()?;
-    let crate_name = "flashwave-web";
-    finish(cargo("build").args(["-p", crate_name, "--target", TARGET, "--profile", "web"]))?;
+    let package = ["--package", "flashwave-web"];
+    let module = ["--lib", "--target", TARGET, "--profile", "web"];
+    finish(cargo("build").args(package).args(module))?;
     let (target, page) = (target_folder(), target_folder().join("web-page"));
     if page.is_dir() {
         fs::remove_dir_all(&page)?;
     }
     let module = target.join(TARGET).join("web/flashwave_web.wasm");
-    let out = ["--target", "web", "--no-typescript", "--out-dir"];
-    finish(Command::new(bindgen).args(out).arg(&page).arg(module))?;
+    let bindgen = ["--features", "bindgen", "--bin", "bindgen", "--"];
+    let mut run = cargo("run");
+    run.args(package).args(bindgen).arg(module).arg(&page);
+    finish(&mut run)?;
     copy(&root().join("tools/web/page"), &page)?;
     copy(&root().join("assets/default-model"), &page.join("model"))?;
 
@@ -127,31 +129,6 @@ fn ensure_target() -> Result<()> {
     }
 }
 
-/// The program `wasm-bindgen`, of the version in Cargo.lock: each version reads its own modules alone.
-fn wasm_bindgen() -> Result<PathBuf> {
-    let lock = fs::read_to_string(root().join("Cargo.lock"))?;
-    let version = locked(&lock, "wasm-bindgen").context("wasm-bindgen is not in Cargo.lock")?;
-    let tools = target_folder().join("tools");
-    let program = tools.join("bin/wasm-bindgen");
-    let found = Command::new(&program).arg("--version").output();
-    let found = found.map(|o| String::from_utf8_lossy(&o.stdout).contains(version));
-    if !found.unwrap_or(false) {
-        // Without the lock file of its own, whose packages are old.
-        let name = ["wasm-bindgen-cli", "--version", version, "--root"];
-        let mut install = Command::new("cargo");
-        install.arg("install").args(name).arg(&tools);
-        finish(install.stdin(Stdio::null()))?;
-    }
-    Ok(program)
-}
-
-/// A package's version in a lock file.
-fn locked<'a>(lock: &'a str, package: &str) -> Option<&'a str> {
-    let entry = lock.split_once(&format!("name = \"{package}\"\n"))?.1;
-    let line = entry.lines().next()?;
-    line.strip_prefix("version = \"")?.strip_suffix('"')
-}
-
 /// Copies a folder's files.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
@@ -162,17 +139,4 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_read_off_the_lock_file() {
-        let lock = "[[package]]\nname = \"wasm-bindgen-futures\"\nversion = \"1.0.0\"\n\n\
-                    [[package]]\nname = \"wasm-bindgen\"\nversion = \"0.2.130\"\n";
-        assert_eq!(locked(lock, "wasm-bindgen"), Some("0.2.130"));
-        assert_eq!(locked(lock, "bindgen"), None);
-    }
 }

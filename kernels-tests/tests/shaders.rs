@@ -222,7 +222,7 @@ fn uniform_parameters_take_the_place_of_immediates() {
     assert_eq!(bindings(&uniform)[0].access, Access::Uniform);
 }
 
-/// Software drivers run every other variant; these only meet a compiler here.
+/// Software drivers run a part of the variants; these only meet a compiler here.
 #[test]
 fn cooperative_variants_become_spirv() {
     let caps = kinds().pop().expect("the large card");

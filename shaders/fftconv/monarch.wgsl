@@ -15,7 +15,8 @@
 // With FOLD > 1 a workgroup computes the frequencies k with k % FOLD = kappa: its first digit has 16 FOLD real rows, and its result is
 // a part of y, left to monarch_combine.wgsl as complex numbers of f16. Workgroups of a sequence are neighbours, so that u comes
 // from memory once. KEPT of every FOLD (or of every four frequencies if FOLD is 1) are computed: the filter is zero at others. If one of
-// FOLD is, its workgroup has the whole result and turns it to all the parts of y.
+// FOLD is, its workgroup has the whole result and turns it to all the parts of y. MEET 1: a workgroup computes all kappas, one after the
+// other, and adds their parts up in workgroup memory, in f16 as they would be left; u comes from a cache then.
 //
 // Scaling: u and v are scaled by powers of two to magnitudes below 16, which bounds the norm of all N products by
 // 2^8 sqrt(256 R); the transforms keep norms and the filter's spectrum is at most 1, so nothing overflows f16. The scales come
@@ -33,7 +34,7 @@
 #set INNER = 256 * R
 #set HALF = R // 2
 #set FOLDED = FOLD > 1
-#set PARTS = FOLDED and KEPT > 1
+#set PARTS = FOLDED and KEPT > 1 and not MEET
 #set BETWEEN = 32 * 6
 #set FACTORS = 32 * 10
 #set FIRST = FACTORS + FOLD * SUBGROUPS * 256
@@ -83,6 +84,10 @@ ${ t.words(8, "part_scales", "f32", "read_write") }
 #endif
 ${ fragments.functions(COOP, "p.rounds", true) }
 var<workgroup> exchange: array<vec4<u32>, ${64 * R}>;
+#if MEET
+// Of every invocation its own: sums of parts of y.
+var<workgroup> sums: array<vec4<u32>, ${32 * R * FOLD}>;
+#endif
 
 fn low(a: u32, b: u32) -> u32 { return (a & 0xffffu) | (b << 16u); }
 fn high(a: u32, b: u32) -> u32 { return (a >> 16u) | (b & 0xffff0000u); }
@@ -185,6 +190,11 @@ exchange[put${t}_${row}] = vec4<u32>(
 #endfor
 #endmacro
 
+#macro of_kappa()
+let factors_at = ${FACTORS}u + (kappa * ${SUBGROUPS}u + subgroup) * 256u + place;
+let filter_at = ((channel * ${FOLD}u + kappa) * ${SUBGROUPS}u + subgroup) * 256u + place;
+#endmacro
+
 @compute @workgroup_size(${SUBGROUPS * 32})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -195,7 +205,9 @@ fn main(
     ${ fragments.begin(COOP) }
     let id = workgroup.y * grid.x + workgroup.x;
     if id >= p.workgroups { return; }
-    #if FOLDED
+    #if MEET
+    let row_id = id;
+    #elif FOLDED
     let kappa = id % ${KEPT}u;
     let row_id = id / ${KEPT}u;
     #else
@@ -216,8 +228,9 @@ fn main(
     let between_gr = between_fr;
     let between_gi = between_fi;
     #endif
-    let factors_at = ${FACTORS}u + (kappa * ${SUBGROUPS}u + subgroup) * 256u + place;
-    let filter_at = ((channel * ${FOLD}u + kappa) * ${SUBGROUPS}u + subgroup) * 256u + place;
+    #if not MEET
+    ${of_kappa()}
+    #endif
     #if HOLD_FACTORS
     #for i in range(2 * TILES)
     let factor${i // 2}_${i % 2} = table[factors_at + ${32 * i}u];
@@ -257,6 +270,21 @@ fn main(
     for (var round = 0u; round < p.rounds; round++) {
         // Rows beyond the last do its work again.
         let q = min(group * p.rounds + round, p.batch - 1u);
+        #if MEET
+        for (var kappa = 0u; kappa < ${KEPT}u; kappa++) {
+        ${of_kappa()}
+        // By what a part is turned for the points from n0 INNER on.
+        #for n0 in range(1, FOLD)
+        var turn${n0} = vec2<f32>(${cos_turn(-n0, 4 * FOLD)}, ${sin_turn(-n0, 4 * FOLD)});
+        #endfor
+        #for k in range(1, KEPT)
+        if kappa == ${k}u {
+            #for n0 in range(1, FOLD)
+            turn${n0} = vec2<f32>(${cos_turn(n0 * (4 * k - 1), 4 * FOLD)}, ${sin_turn(n0 * (4 * k - 1), 4 * FOLD)});
+            #endfor
+        }
+        #endfor
+        #endif
         #if FOLDED
         var grown = 0u;
         #for t in range(4)
@@ -489,6 +517,43 @@ fn main(
                 #endfor
             );
             #endfor
+            #elif MEET
+            #for n0 in range(FOLD)
+            {
+                #set from = n0 * INNER // 8 + at
+                #set sum = "sums[" ~ ((2 * half + n1) * FOLD + n0) * 8 * R ~ "u + lane]"
+                #for j in range(4)
+                #set e = 4 * n1 + j % 2
+                var r${j} = vec2<f32>(element(&yr${j // 2}, ${e}u), element(&yr${j // 2}, ${e + 2}u));
+                #if n0
+                r${j} = r${j} * turn${n0}.x - vec2<f32>(element(&yi${j // 2}, ${e}u), element(&yi${j // 2}, ${e + 2}u)) * turn${n0}.y;
+                #endif
+                #endfor
+                if kappa > 0u {
+                    let before = ${sum};
+                    #for j in range(4)
+                    r${j} += unpack2x16float(before[${j}]);
+                    #endfor
+                }
+                if kappa < ${KEPT - 1}u {
+                    ${sum} = vec4<u32>(
+                        #for j in range(4)
+                        bits_as_word(pair(r${j}.x, r${j}.y)),
+                        #endfor
+                    );
+                } ${"else if out_at + " ~ from ~ "u < p.length / 8u" if RAGGED else "else"} {
+                    #if GATE_OUT
+                    let gate = w[w_from + ${from}u];
+                    #endif
+                    y[y_from + ${from}u] = vec4<u32>(
+                        #for j in range(4)
+                        #set value = "r" ~ j ~ " * back" ~ (" * unpack2x16float(gate[" ~ j ~ "])" if GATE_OUT else "")
+                        bits_as_word(vec2<f16>(${value})),
+                        #endfor
+                    );
+                }
+            }
+            #endfor
             #else
             #for n0 in range(FOLD)
             #set from = n0 * INNER // 8 + at
@@ -519,6 +584,9 @@ fn main(
         #endfor
         #if PARTS
         if lane == 0u { part_scales[row] = back; }
+        #endif
+        #if MEET
+        }
         #endif
     }
 }

@@ -104,6 +104,7 @@ impl FilterPlan {
             ));
         }
         let boundary = conv.boundary;
+        let given = tuning.is_some();
         let tuning = match tuning {
             Some(tuning) => tuning.check(caps)?,
             None => {
@@ -127,7 +128,10 @@ impl FilterPlan {
         let tuning = match (conv.pattern, tuning) {
             (Pattern::All, tuning) => tuning,
             (Pattern::Kept(kept), Tuning::Monarch(t)) if (1..=t.period()).contains(&kept) => {
-                Tuning::Monarch(MonarchTuning { kept, ..t })
+                Tuning::Monarch(match given {
+                    true => MonarchTuning { kept, ..t },
+                    false => t.sparse(kept),
+                })
             }
             (pattern, tuning) => {
                 let allowed = match tuning {
@@ -216,6 +220,16 @@ impl FilterPlan {
     /// How sequences become transforms.
     pub(super) fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// Transforms that a channel of one sequence of `length` elements takes; circular ones have two sequences each.
+    pub fn transforms(&self, length: usize) -> usize {
+        match self.framing {
+            Framing::Causal | Framing::Circular => 1,
+            Framing::Window { reach } | Framing::Round { reach } => {
+                length.div_ceil(2 * self.tuning.points() - reach)
+            }
+        }
     }
 
     /// Number of channels.
@@ -458,7 +472,7 @@ impl FilterPlan {
         match &self.tuning {
             Tuning::Fused(_) => Ok([0, 0]),
             Tuning::Long(tuning) => {
-                let transforms = self.transforms(args)?;
+                let transforms = self.transforms_of(args)?;
                 let parts = long::parts(caps, tuning, self.channels, transforms, self.block(caps))?;
                 let most = parts.iter().map(|p| p.channels * p.transforms).max();
                 Ok([most.unwrap_or(0) * points * 2, 0])
@@ -472,7 +486,7 @@ impl FilterPlan {
         }
     }
 
-    fn transforms(&self, args: &ConvArgs<&Layout>) -> Result<usize> {
+    fn transforms_of(&self, args: &ConvArgs<&Layout>) -> Result<usize> {
         let (direction, points) = (Direction::Forward, self.tuning.points());
         Ok(Operands::new(args, self.channels, self.framing, direction, points)?.transforms)
     }

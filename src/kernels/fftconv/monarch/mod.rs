@@ -34,17 +34,27 @@ pub struct MonarchTuning {
     pub units: MatrixUnits,
     /// Points of the last digit: 4, 8 or 16. A workgroup transforms 256 times as many points.
     pub last: u32,
-    /// Workgroups of a sequence: 1, 2, 4, 8 or 16. More than one leave their parts of the result in memory, in f16, unless only one
-    /// has something to compute.
+    /// Parts that a sequence's frequencies are computed in: 1, 2, 4, 8 or 16.
     pub fold: u32,
+    /// Where parts are added up.
+    pub meet: Meet,
     /// Most batch rows that a workgroup does one after the other.
     pub rounds: u32,
     /// What stays in registers from one of them to the next.
     pub hold: Hold,
     /// Of every `fold` frequencies, or of every four if `fold` is 1, those that are computed: the first so many.
     pub kept: u32,
-    /// Bytes of memory between the two passes, at most, if `fold` is more than 1.
+    /// Bytes of memory between the two passes, at most, if there are two.
     pub scratch: u64,
+}
+
+/// Where the parts of a result are added up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Meet {
+    /// In memory, by a second pass: a workgroup has one part, and leaves it in f16.
+    Memory,
+    /// In the workgroup, which computes them one after the other: twice the points take 512 bytes for each of `last`.
+    Workgroup,
 }
 
 /// What invocations hold over the rounds of a loop instead of reading it again.
@@ -131,7 +141,23 @@ impl MonarchTuning {
 
     /// Workgroups leave parts of a result to a second pass.
     pub(super) fn in_parts(&self) -> bool {
+        self.several() && self.meet == Meet::Memory
+    }
+
+    /// A result has more than one part.
+    fn several(&self) -> bool {
         self.fold > 1 && self.kept > 1
+    }
+
+    /// A workgroup adds parts up.
+    fn meets(&self) -> bool {
+        self.several() && self.meet == Meet::Workgroup
+    }
+
+    /// Bytes of workgroup memory.
+    fn workgroup_bytes(&self) -> u64 {
+        let sums = if self.meets() { 512 * self.fold } else { 0 };
+        u64::from((1024 + sums) * self.last) + self.units.workgroup_bytes()
     }
 
     fn shape(&self) -> Shape {
@@ -146,14 +172,14 @@ impl MonarchTuning {
         let fits = shapes
             && self.rounds >= 1
             && (1..=self.period()).contains(&self.kept)
+            && (!self.meets() || self.hold == Hold::Matrices)
             && self.units.serve(caps, self.last / 4)
             && caps.shader_f16
-            && 1024 * u64::from(self.last) + self.units.workgroup_bytes()
-                <= caps.workgroup_bytes.into();
+            && self.workgroup_bytes() <= caps.workgroup_bytes.into();
         if fits {
             return Ok(self);
         }
-        let allowed = "matrix units whose elements can be reached, last 4, 8 or 16, fold a power of two up to 16, at least one round";
+        let allowed = "matrix units whose elements can be reached, last 4, 8 or 16, fold a power of two up to 16, at least one round, parts that fit if they meet in a workgroup";
         Err(Error::argument("tuning", format!("{self:?}"), allowed))
     }
 
@@ -167,6 +193,7 @@ impl MonarchTuning {
             units: MatrixUnits::Device,
             last: u32::try_from(last).ok()?,
             fold: u32::try_from(fold).ok()?,
+            meet: Meet::Workgroup,
             rounds: 8,
             // Registers: with more points a workgroup they are short.
             hold: match (fold, last) {
@@ -183,10 +210,12 @@ impl MonarchTuning {
             // with 32 MiB, 2.8 with 128, 2.6 with 1024).
             scratch: 1 << 30,
         };
-        (points == tuning.points())
-            .then_some(tuning)?
-            .check(caps)
-            .ok()
+        let tuning = (points == tuning.points()).then_some(tuning)?;
+        let apart = Self {
+            meet: Meet::Memory,
+            ..tuning
+        };
+        [tuning, apart].into_iter().find_map(|t| t.check(caps).ok())
     }
 
     /// Tunings worth timing for transforms of `points` points.
@@ -194,19 +223,75 @@ impl MonarchTuning {
         let Some(first) = Self::default_for(caps, points) else {
             return Vec::new();
         };
-        let scratch: &[u64] = match first.fold {
-            1 => &[0],
-            _ => &[32, 128, 512, 1024],
+        let scratch: &[(Meet, u64)] = match first.fold {
+            1 => &[(first.meet, 0)],
+            _ => &[
+                (Meet::Workgroup, 0),
+                (Meet::Memory, 32),
+                (Meet::Memory, 128),
+                (Meet::Memory, 1024),
+            ],
         };
-        let rounds = [2, 8];
-        let each = scratch.iter().flat_map(|&mib| {
-            rounds.map(|rounds| Self {
-                scratch: mib << 20,
-                rounds,
+        // Other last digits of the same points.
+        let shapes = [16, 8, 4].into_iter().filter_map(|last| {
+            let fold = u32::try_from(points / 256).ok()? / last;
+            let hold = if fold == 1 {
+                first.hold
+            } else {
+                Hold::Matrices
+            };
+            (last <= first.last && fold > 0).then_some(Self {
+                last,
+                fold,
+                hold,
+                kept: if fold == 1 { PERIOD } else { fold },
                 ..first
             })
         });
-        each.collect()
+        let rounds = [2, 8];
+        let each = shapes.flat_map(|shape| {
+            scratch.iter().flat_map(move |&(meet, mib)| {
+                rounds.map(|rounds| Self {
+                    meet,
+                    scratch: mib << 20,
+                    rounds,
+                    ..shape
+                })
+            })
+        });
+        each.filter_map(|t| t.check(caps).ok()).collect()
+    }
+
+    /// The same points with `kept` of the period's frequencies. Of one in four, 4096 points are four parts with one to compute, which
+    /// skips most of the first and the last digit's work too.
+    pub(super) fn sparse(self, kept: u32) -> Self {
+        let parts = kept == 1 && self.fold == 1 && self.last == 16;
+        let (last, fold, hold) = match parts {
+            true => (4, 4, Hold::Matrices),
+            false => (self.last, self.fold, self.hold),
+        };
+        Self {
+            last,
+            fold,
+            hold,
+            kept,
+            ..self
+        }
+    }
+
+    /// Products of 16 x 16 matrices that a sequence takes: two or four for a digit of the first and the last, 16 between them.
+    pub fn products(&self) -> u64 {
+        let (last, fold, kept) = (
+            u64::from(self.last),
+            u64::from(self.fold),
+            u64::from(self.kept),
+        );
+        // Subgroups of four tiles each.
+        let each = match fold {
+            1 => 4 * 2 + 16 * kept + 4 * 2,
+            _ => kept * (4 * 2 * fold + 4 * 16 + 4 * 4),
+        };
+        last / 4 * each
     }
 
     fn constants(&self, recipe: Recipe) -> Recipe {
@@ -365,7 +450,7 @@ impl Operands {
         part: Part,
         direction: Direction,
     ) -> Result<Launch> {
-        let fold = if tuning.fold == 1 {
+        let fold = if tuning.fold == 1 || tuning.meets() {
             1
         } else {
             tuning.kept as usize
@@ -381,6 +466,7 @@ impl Operands {
         let recipe = self
             .recipe("fftconv/monarch", tuning)
             .with("COOP", tuning.units.name())
+            .with("MEET", u32::from(tuning.meets()))
             .with("GATE_IN", u32::from(self.gates[0]))
             .with("TRANSPOSE", u32::from(direction == Direction::Transposed))
             .with("HOLD_FACTORS", u32::from(tuning.hold != Hold::Matrices))

@@ -35,6 +35,8 @@
 #set HALF = R // 2
 #set FOLDED = FOLD > 1
 #set PARTS = FOLDED and KEPT > 1 and not MEET
+#set TOGETHER = FOLD == 2
+#set HALVES = ["a", "b"] if TOGETHER else [""]
 #set BETWEEN = 32 * 6
 #set FACTORS = 32 * 10
 #set FIRST = FACTORS + FOLD * SUBGROUPS * 256
@@ -132,30 +134,37 @@ ${to} = multiply_add(${a}, ${b}, ${to});
 #endfor
 #endmacro
 
-<# Loads u and v of this row from vector `chunk` on, and their exponents: e_u, e_v, and factors to bring them below 16. #>
-#macro read(chunk)
+<# Loads u and v of this row from vector `chunk` on: u${s}_0 to u${s}_3. #>
+#macro read(chunk, s)
 #for name in (["u", "v"] if GATE_IN else ["u"])
-let ${name}_from = (p.${name}_offset + (p.first_row + q) * p.${name}_batch + channel * p.${name}_channel) + ${chunk};
+let ${name}${s}_from = (p.${name}_offset + (p.first_row + q) * p.${name}_batch + channel * p.${name}_channel) + ${chunk};
 #for x in range(4)
 #if RAGGED
-var ${name}${x} = vec4<u32>();
-if ${chunk} + in_at + ${x * ROW // 8}u < p.length / 8u { ${name}${x} = ${name}[${name}_from + in_at + ${x * ROW // 8}u]; }
+var ${name}${s}_${x} = vec4<u32>();
+if ${chunk} + in_at + ${x * ROW // 8}u < p.length / 8u { ${name}${s}_${x} = ${name}[${name}${s}_from + in_at + ${x * ROW // 8}u]; }
 #else
-let ${name}${x} = ${name}[${name}_from + in_at + ${x * ROW // 8}u];
+let ${name}${s}_${x} = ${name}[${name}${s}_from + in_at + ${x * ROW // 8}u];
 #endif
 #endfor
 #endfor
+#endmacro
+
+<# The bits of the subgroup's largest magnitudes: top_u, top_v. #>
+#macro largest(suffixes)
 #for name in (["u", "v"] if GATE_IN else ["u"])
 var most_${name} = vec2<f16>();
+#for s in suffixes
 #for x in range(4)
 #for j in range(4)
-most_${name} = max(most_${name}, abs(bits_as_halves(${name}${x}[${j}])));
+most_${name} = max(most_${name}, abs(bits_as_halves(${name}${s}_${x}[${j}])));
+#endfor
 #endfor
 #endfor
 var top_${name} = largest_of_subgroup(bitcast<u32>(f32(max(most_${name}.x, most_${name}.y))));
 #endfor
 #endmacro
 
+<# Exponents of what was read, e_u and e_v, and factors to bring it below 16. #>
 #macro exponents()
 #for name in (["u", "v"] if GATE_IN else ["u"])
 let e_${name} = clamp(top_${name} >> 23u, 115u, 142u);
@@ -165,15 +174,16 @@ let size = e_u ${"+ e_v" if GATE_IN else ""};
 #endmacro
 
 <# Right operand of tile t: rows n1, columns eight neighbouring points of four tiles. #>
-#macro operand(t)
-let b = matrix_b(vec4<u32>(low(x0_${t}, x2_${t}), low(x1_${t}, x3_${t}), high(x0_${t}, x2_${t}), high(x1_${t}, x3_${t})));
+#macro operand(t, s)
+#set x = "x" ~ s
+let b${s} = matrix_b(vec4<u32>(low(${x}0_${t}, ${x}2_${t}), low(${x}1_${t}, ${x}3_${t}), high(${x}0_${t}, ${x}2_${t}), high(${x}1_${t}, ${x}3_${t})));
 #endmacro
 
 <# Products u v, scaled. #>
-#macro scaled(less)
+#macro scaled(less, s)
 #for x in range(4)
 #for j in range(4)
-let x${x}_${j} = bits_as_word(bits_as_halves(u${x}[${j}]) * s_u ${"* (bits_as_halves(v" ~ x ~ "[" ~ j ~ "]) * s_v)" if GATE_IN else ""}${less});
+let x${s}${x}_${j} = bits_as_word(bits_as_halves(u${s}_${x}[${j}]) * s_u ${"* (bits_as_halves(v" ~ s ~ "_" ~ x ~ "[" ~ j ~ "]) * s_v)" if GATE_IN else ""}${less});
 #endfor
 #endfor
 #endmacro
@@ -285,7 +295,7 @@ fn main(
         }
         #endfor
         #endif
-        #if FOLDED
+        #if FOLDED and not TOGETHER
         var grown = 0u;
         #for t in range(4)
         var re${t}: Accumulator;
@@ -293,7 +303,8 @@ fn main(
         #endfor
         let first_at = ${FIRST}u + kappa * ${64 * FOLD + 96}u + place;
         for (var chunk = 0u; chunk < ${FOLD}u; chunk++) {
-            ${read("chunk * " ~ (INNER // 8) ~ "u")}
+            ${read("chunk * " ~ (INNER // 8) ~ "u", "")}
+            ${largest([""])}
             ${exponents()}
             let larger = max(grown, size);
             let less = vec2<f16>(f16(power(127u + size - larger)));
@@ -307,12 +318,12 @@ fn main(
                 #endfor
                 grown = larger;
             }
-            ${scaled(" * less")}
+            ${scaled(" * less", "")}
             let a_gr = matrix_a(table[first_at + chunk * 64u]);
             let a_gi = matrix_a(table[first_at + chunk * 64u + 32u]);
             #for t in range(4)
             {
-                ${operand(t)}
+                ${operand(t, "")}
                 re${t} = multiply_add(a_gr, b, re${t});
                 im${t} = multiply_add(a_gi, b, im${t});
             }
@@ -335,7 +346,10 @@ fn main(
         ${put_first(t, "re" ~ t, "im" ~ t, " * less")}
         #endfor
         #else
-        ${read("0u")}
+        #for s in HALVES
+        ${read(loop.index0 * INNER // 8 ~ "u", s)}
+        #endfor
+        ${largest(HALVES)}
         #if SUBGROUPS > 1
         if place < ${SUBGROUPS}u { exchange[256u * place + 32u * subgroup] = vec4<u32>(top_u, ${"top_v" if GATE_IN else "0u"}, 0u, 0u); }
         workgroupBarrier();
@@ -353,8 +367,10 @@ fn main(
         #endif
         ${exponents()}
         let most = size;
-        ${scaled("")}
-        #if GATE_OUT
+        #for s in HALVES
+        ${scaled("", s)}
+        #endfor
+        #if GATE_OUT and not FOLDED
         let w_from = p.w_offset + (p.first_row + q) * p.w_batch + channel * p.w_channel + out_at;
         #for i in range(4)
         #set at = i % 2 * ROW // 8 + i // 2 * 4
@@ -366,11 +382,25 @@ fn main(
         #endif
         #endfor
         #endif
+        #if TOGETHER
+        let first_at = ${FIRST}u + kappa * ${64 * FOLD + 96}u + place;
+        #for s in HALVES
+        let a_gr${s} = matrix_a(table[first_at + ${64 * loop.index0}u]);
+        let a_gi${s} = matrix_a(table[first_at + ${64 * loop.index0 + 32}u]);
+        #endfor
+        #endif
         #for t in range(4)
         {
-            ${operand(t)}
+            #for s in HALVES
+            ${operand(t, s)}
+            #endfor
+            #if TOGETHER
+            ${products("re", [("a_gra", "ba"), ("a_grb", "bb")])}
+            ${products("im", [("a_gia", "ba"), ("a_gib", "bb")])}
+            #else
             ${products("re", [("a_sr", "b")])}
             ${products("im", [("a_si", "b")])}
+            #endif
             ${put_first(t, "re", "im", "")}
         }
         #endfor

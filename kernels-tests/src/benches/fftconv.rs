@@ -225,14 +225,7 @@ pub fn sweep(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     let each = problems(scale).iter().flat_map(|&p| {
         let points = p.length.next_power_of_two();
         let tunings = Tuning::candidates(caps, p.conv().arithmetic, points);
-        // A pattern's frequencies depend on the period.
-        let period = |t: Tuning| match t {
-            Tuning::Monarch(t) => t.period(),
-            _ => 1,
-        };
-        let own = p.plan(caps).map_or(1, |plan| period(plan.tuning()));
-        let same = move |&t: &Tuning| p.pattern == Pattern::All || period(t) == own;
-        tunings.into_iter().filter(same).map(move |t| (p, t))
+        tunings.into_iter().map(move |t| (p, t))
     });
     each.map(|(p, tuning)| row(caps, p, Some(tuning))).collect()
 }

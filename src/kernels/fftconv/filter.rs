@@ -104,7 +104,6 @@ impl FilterPlan {
             ));
         }
         let boundary = conv.boundary;
-        let given = tuning.is_some();
         let tuning = match tuning {
             Some(tuning) => tuning.check(caps)?,
             None => {
@@ -128,10 +127,7 @@ impl FilterPlan {
         let tuning = match (conv.pattern, tuning) {
             (Pattern::All, tuning) => tuning,
             (Pattern::Kept(kept), Tuning::Monarch(t)) if (1..=t.period()).contains(&kept) => {
-                Tuning::Monarch(match given {
-                    true => MonarchTuning { kept, ..t },
-                    false => t.sparse(kept),
-                })
+                Tuning::Monarch(MonarchTuning { kept, ..t })
             }
             (pattern, tuning) => {
                 let allowed = match tuning {

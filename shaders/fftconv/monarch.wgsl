@@ -15,18 +15,23 @@
 // With FOLD > 1 a workgroup computes the frequencies k with k % FOLD = kappa: its first digit has 16 FOLD real rows, and its result is
 // a part of y, left to monarch_combine.wgsl as complex numbers of f16. Workgroups of a sequence are neighbours, so that u comes
 // from memory once. KEPT of every FOLD (or of every four frequencies if FOLD is 1) are computed: the filter is zero at others. If one of
-// FOLD is, its workgroup has the whole result and turns it to all the parts of y. MEET 1: a workgroup computes all kappas, one after the
-// other, and adds their parts up in workgroup memory, in f16 as they would be left; u comes from a cache then.
+// FOLD is, its workgroup has the whole result and turns it to all the parts of y. MEET 1, without gates: a workgroup computes all
+// kappas, one after the other, and adds their parts up in workgroup memory, in f16 as they would be left; u comes from a cache then.
 //
 // Scaling: u and v are scaled by powers of two to magnitudes below 16, which bounds the norm of all N products by
 // 2^8 sqrt(256 R); the transforms keep norms and the filter's spectrum is at most 1, so nothing overflows f16. The scales come
-// back at the end, in f32. With FOLD > 1 subgroups find them as they read on, and scale what they had.
+// back at the end, in f32. With FOLD > 2 subgroups find them as they read on, and scale what they had.
 //
 // Tried on an H100 (2026-11-25; gated, batch 64, 768 channels; benches/record): 1024 points 0.23 ms, 4096 0.86, 8192 3.0, 16384 7.1, 32768
 // 18.5 (fused.wgsl and the three passes: 0.29, 1.67, 3.96, -, 26.7). 4096 points with factors multiplied in f32 0.93, error 6.7e-4 in place of
 // 8.1e-4; factors read every round 0.88 (1024: 0.28); the filter held as well 0.96 (1024: 0.23); no scaling 0.97 of the
 // time; u and v of the next round read ahead 0.94; w read late 0.86. Not bound by memory: with every row the same it takes as long. 1690 instructions
 // a row and subgroup are 43% of what could be issued: 168 registers and 16 KiB leave three workgroups a processor.
+//
+// Tried on an H100 (2026-11-26; batch 64, 768 channels): 8192 points read in two halves one after the other, gated 2990 us, at once 2781; one part
+// of two 2057 and 1559. Parts that meet in the workgroup: ungated 2194 (in memory 2623), gated 4443 (2781): twice one part's time would be
+// 1518 and 3118, as registers then leave two workgroups a processor. Four parts of 16384 points that meet, gated 13.7 ms in place
+// of 7.1. Sparse 4096 points as one part of four of 1024: 773 us, as one tile of four 701, which is 75% of what can be read.
 #import "lib/tensor.wgsl" as t
 #import "lib/fragments.wgsl" as fragments
 #set SUBGROUPS = R // 4
@@ -283,17 +288,6 @@ fn main(
         #if MEET
         for (var kappa = 0u; kappa < ${KEPT}u; kappa++) {
         ${of_kappa()}
-        // By what a part is turned for the points from n0 INNER on.
-        #for n0 in range(1, FOLD)
-        var turn${n0} = vec2<f32>(${cos_turn(-n0, 4 * FOLD)}, ${sin_turn(-n0, 4 * FOLD)});
-        #endfor
-        #for k in range(1, KEPT)
-        if kappa == ${k}u {
-            #for n0 in range(1, FOLD)
-            turn${n0} = vec2<f32>(${cos_turn(n0 * (4 * k - 1), 4 * FOLD)}, ${sin_turn(n0 * (4 * k - 1), 4 * FOLD)});
-            #endfor
-        }
-        #endfor
         #endif
         #if FOLDED and not TOGETHER
         var grown = 0u;
@@ -519,6 +513,19 @@ fn main(
         #endif
         let y_from = p.y_offset + (p.first_row + q) * p.y_batch + channel * p.y_channel + out_at;
         #endif
+        #if MEET
+        // By what a part is turned for the points from n0 INNER on.
+        #for n0 in range(1, FOLD)
+        var turn${n0} = vec2<f32>(${cos_turn(-n0, 4 * FOLD)}, ${sin_turn(-n0, 4 * FOLD)});
+        #endfor
+        #for k in range(1, KEPT)
+        if kappa == ${k}u {
+            #for n0 in range(1, FOLD)
+            turn${n0} = vec2<f32>(${cos_turn(n0 * (4 * k - 1), 4 * FOLD)}, ${sin_turn(n0 * (4 * k - 1), 4 * FOLD)});
+            #endfor
+        }
+        #endfor
+        #endif
         // Columns of the last tiles: a pair of tiles has eight neighbouring points of two rows n1 an invocation.
         #for half in range(2)
         {
@@ -572,13 +579,9 @@ fn main(
                         #endfor
                     );
                 } ${"else if out_at + " ~ from ~ "u < p.length / 8u" if RAGGED else "else"} {
-                    #if GATE_OUT
-                    let gate = w[w_from + ${from}u];
-                    #endif
                     y[y_from + ${from}u] = vec4<u32>(
                         #for j in range(4)
-                        #set value = "r" ~ j ~ " * back" ~ (" * unpack2x16float(gate[" ~ j ~ "])" if GATE_OUT else "")
-                        bits_as_word(vec2<f16>(${value})),
+                        bits_as_word(pair(r${j}.x * back, r${j}.y * back)),
                         #endfor
                     );
                 }

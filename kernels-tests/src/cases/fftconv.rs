@@ -541,13 +541,13 @@ fn two_passes(count: usize) -> Tuning {
     })
 }
 
-/// 8192 points in two parts that meet in memory.
-fn apart() -> MonarchTuning {
+/// 8192 points in two parts.
+fn two_parts(meet: Meet) -> MonarchTuning {
     MonarchTuning {
         units: MatrixUnits::Device,
         last: 16,
         fold: 2,
-        meet: Meet::Memory,
+        meet,
         rounds: 8,
         hold: Hold::Matrices,
         kept: 2,
@@ -830,9 +830,16 @@ pub fn cases() -> Vec<Case> {
     });
     // Parts of 8192 points in memory, where they do not meet by default.
     half(Setup {
-        tuning: Some(Tuning::Monarch(apart())),
+        tuning: Some(Tuning::Monarch(two_parts(Meet::Memory))),
+        gates: [false; 2],
         ..Setup::half(3, 8192)
     });
+    for (batch, length) in [(9, 8192), (2, 8000), (2, 32768)] {
+        half(Setup {
+            gates: [false; 2],
+            ..Setup::half(batch, length)
+        });
+    }
     for (length, kept) in [
         (1024, 1),
         (4096, 1),
@@ -875,6 +882,7 @@ pub fn cases() -> Vec<Case> {
             },
             channels: 1,
             skip: kept == tuning.period(),
+            gates: [meet == Meet::Memory; 2],
             ..Setup::half(1, length)
         };
         let name = format!("{setup:?}");
@@ -1135,15 +1143,18 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
             launches.extend(found.expect("plans"));
         }
     }
-    if caps.matrix_elements {
+    for meet in [Meet::Memory, Meet::Workgroup] {
+        let tuning = Tuning::Monarch(two_parts(meet));
         let found = (|| {
             let k = Layout::contiguous(F32, [5, 8192])?;
             let conv = FftConv::causal().half();
-            let plan = FilterPlan::new(caps, conv, &k, 8192, Some(Tuning::Monarch(apart())))?;
+            let plan = FilterPlan::new(caps, conv, &k, 8192, Some(tuning))?;
             let u = Layout::contiguous(F16, [3, 5, 8192])?;
-            plan.convolution(caps, &ConvArgs::new(&u, &u).gate_out(&u))
+            plan.convolution(caps, &ConvArgs::new(&u, &u))
         })();
-        launches.extend(found.expect("plans").into_iter().map(|s| s.launch));
+        // Where the device has what it takes.
+        let steps = found.into_iter().flatten();
+        launches.extend(steps.map(|s| s.launch));
     }
     for (dk, dd, first) in [
         (true, true, true),

@@ -329,7 +329,7 @@ impl FilterPlan {
                         launch: operands.convolution(caps, tuning, part, direction)?,
                         kind: StepKind::Monarch,
                     });
-                    if tuning.in_parts() {
+                    if operands.in_parts(tuning) {
                         steps.push(Step {
                             launch: operands.combine(caps, tuning, part)?,
                             kind: StepKind::Combine,
@@ -473,9 +473,11 @@ impl FilterPlan {
                 let most = parts.iter().map(|p| p.channels * p.transforms).max();
                 Ok([most.unwrap_or(0) * points * 2, 0])
             }
-            Tuning::Monarch(tuning) if !tuning.in_parts() => Ok([0, 0]),
             Tuning::Monarch(tuning) => {
                 let operands = monarch::Operands::new(args, self.channels, points)?;
+                if !operands.in_parts(tuning) {
+                    return Ok([0, 0]);
+                }
                 let rows = operands.most_rows(caps, tuning);
                 Ok([rows * points, rows * tuning.fold as usize])
             }

@@ -53,7 +53,8 @@ pub struct MonarchTuning {
 pub enum Meet {
     /// In memory, by a second pass: a workgroup has one part, and leaves it in f16.
     Memory,
-    /// In the workgroup, which computes them one after the other: twice the points take 512 bytes for each of `last`.
+    /// In the workgroup, which computes them one after the other and keeps `fold` times 512 bytes for each of `last`; of sequences
+    /// without gates. With gates registers are short, and parts meet in memory.
     Workgroup,
 }
 
@@ -139,24 +140,19 @@ impl MonarchTuning {
         if self.fold == 1 { PERIOD } else { self.fold }
     }
 
-    /// Workgroups leave parts of a result to a second pass.
-    pub(super) fn in_parts(&self) -> bool {
-        self.several() && self.meet == Meet::Memory
-    }
-
     /// A result has more than one part.
     fn several(&self) -> bool {
         self.fold > 1 && self.kept > 1
     }
 
-    /// A workgroup adds parts up.
-    fn meets(&self) -> bool {
+    /// Parts may be added up in a workgroup.
+    fn may_meet(&self) -> bool {
         self.several() && self.meet == Meet::Workgroup
     }
 
     /// Bytes of workgroup memory.
     fn workgroup_bytes(&self) -> u64 {
-        let sums = if self.meets() { 512 * self.fold } else { 0 };
+        let sums = if self.may_meet() { 512 * self.fold } else { 0 };
         u64::from((1024 + sums) * self.last) + self.units.workgroup_bytes()
     }
 
@@ -172,7 +168,7 @@ impl MonarchTuning {
         let fits = shapes
             && self.rounds >= 1
             && (1..=self.period()).contains(&self.kept)
-            && (!self.meets() || self.hold == Hold::Matrices)
+            && (!self.may_meet() || self.hold == Hold::Matrices)
             && self.units.serve(caps, self.last / 4)
             && caps.shader_f16
             && self.workgroup_bytes() <= caps.workgroup_bytes.into();
@@ -370,6 +366,16 @@ impl Operands {
             .with("RAGGED", u32::from(self.ragged))
     }
 
+    /// A workgroup adds parts up.
+    fn meets(&self, tuning: &MonarchTuning) -> bool {
+        tuning.may_meet() && self.gates == [false; 2]
+    }
+
+    /// Workgroups leave parts of a result to a second pass.
+    pub(super) fn in_parts(&self, tuning: &MonarchTuning) -> bool {
+        tuning.several() && !self.meets(tuning)
+    }
+
     /// The parts of two passes whose scratch memory fits; all at once if there is one pass.
     pub(super) fn parts(&self, caps: &Capabilities, tuning: &MonarchTuning) -> Vec<Part> {
         let each = 4 * tuning.points() as u64;
@@ -377,7 +383,7 @@ impl Operands {
             .scratch
             .min(caps.binding_bytes)
             .min(caps.buffer_bytes);
-        let (batch, channels) = match tuning.in_parts() {
+        let (batch, channels) = match self.in_parts(tuning) {
             false => (self.batch, self.channels),
             true => {
                 let rows = ((limit / each) as usize).max(1);
@@ -419,7 +425,7 @@ impl Operands {
         part: Part,
         direction: Direction,
     ) -> Result<Launch> {
-        let fold = if tuning.fold == 1 || tuning.meets() {
+        let fold = if tuning.fold == 1 || self.meets(tuning) {
             1
         } else {
             tuning.kept as usize
@@ -435,7 +441,7 @@ impl Operands {
         let recipe = self
             .recipe("fftconv/monarch", tuning)
             .with("COOP", tuning.units.name())
-            .with("MEET", u32::from(tuning.meets()))
+            .with("MEET", u32::from(self.meets(tuning)))
             .with("GATE_IN", u32::from(self.gates[0]))
             .with("TRANSPOSE", u32::from(direction == Direction::Transposed))
             .with("HOLD_FACTORS", u32::from(tuning.hold != Hold::Matrices))

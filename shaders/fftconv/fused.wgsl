@@ -27,7 +27,7 @@
 // (padding and order of invocations, tuning.rs) and scalars read as scalars: 1024 points 264 to 233 us, 4096 1366 to 1153, 2048 as
 // 8, 16, 16 498 (as 4, 8, 8, 8 634). Dropped: one exchange in place of two, 64 points an invocation at 4096 points 1950, 32 at 1024 273;
 // both parts of a number in an access of eight bytes 1477; u read ahead 1165; twiddles turned by constants from one a level 1138, but the
-// error is 1.25 times as large; halves of 8192 points as transforms of their own, one level less, 822 in place of 700.
+// error is 1.25 times as large (predicted, not built: benches/record/nvidia-h100/2026-11-26-fftconv-final.txt); halves of 8192 points as transforms of their own, one level less, 822 in place of 700.
 #import "lib/tensor.wgsl" as t
 #import "lib/complex.wgsl" as complex
 #import "lib/fft.wgsl" as fft

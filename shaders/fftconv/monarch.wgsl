@@ -15,17 +15,23 @@
 // With FOLD > 1 a workgroup computes the frequencies k with k % FOLD = kappa: its first digit has 16 FOLD real rows, and its result is
 // a part of y, left to monarch_combine.wgsl as complex numbers of f16. Workgroups of a sequence are neighbours, so that u comes
 // from memory once. KEPT of every FOLD (or of every four frequencies if FOLD is 1) are computed: the filter is zero at others. If one of
-// FOLD is, its workgroup has the whole result and turns it to all the parts of y.
+// FOLD is, its workgroup has the whole result and turns it to all the parts of y. MEET 1, without gates: a workgroup computes all
+// kappas, one after the other, and adds their parts up in workgroup memory, in f16 as they would be left; u comes from a cache then.
 //
 // Scaling: u and v are scaled by powers of two to magnitudes below 16, which bounds the norm of all N products by
 // 2^8 sqrt(256 R); the transforms keep norms and the filter's spectrum is at most 1, so nothing overflows f16. The scales come
-// back at the end, in f32. With FOLD > 1 subgroups find them as they read on, and scale what they had.
+// back at the end, in f32. With FOLD > 2 subgroups find them as they read on, and scale what they had.
 //
 // Tried on an H100 (2026-11-25; gated, batch 64, 768 channels; benches/record): 1024 points 0.23 ms, 4096 0.86, 8192 3.0, 16384 7.1, 32768
 // 18.5 (fused.wgsl and the three passes: 0.29, 1.67, 3.96, -, 26.7). 4096 points with factors multiplied in f32 0.93, error 6.7e-4 in place of
 // 8.1e-4; factors read every round 0.88 (1024: 0.28); the filter held as well 0.96 (1024: 0.23); no scaling 0.97 of the
 // time; u and v of the next round read ahead 0.94; w read late 0.86. Not bound by memory: with every row the same it takes as long. 1690 instructions
 // a row and subgroup are 43% of what could be issued: 168 registers and 16 KiB leave three workgroups a processor.
+//
+// Tried on an H100 (2026-11-26; batch 64, 768 channels): 8192 points read in two halves one after the other, gated 2990 us, at once 2781; one part
+// of two 2057 and 1559. Parts that meet in the workgroup: ungated 2194 (in memory 2623), gated 4443 (2781): twice one part's time would be
+// 1518 and 3118, as registers then leave two workgroups a processor. Four parts of 16384 points that meet, gated 13.7 ms in place
+// of 7.1. Sparse 4096 points as one part of four of 1024: 773 us, as one tile of four 701, which is 75% of what can be read.
 #import "lib/tensor.wgsl" as t
 #import "lib/fragments.wgsl" as fragments
 #set SUBGROUPS = R // 4
@@ -33,7 +39,9 @@
 #set INNER = 256 * R
 #set HALF = R // 2
 #set FOLDED = FOLD > 1
-#set PARTS = FOLDED and KEPT > 1
+#set PARTS = FOLDED and KEPT > 1 and not MEET
+#set TOGETHER = FOLD == 2
+#set HALVES = ["a", "b"] if TOGETHER else [""]
 #set BETWEEN = 32 * 6
 #set FACTORS = 32 * 10
 #set FIRST = FACTORS + FOLD * SUBGROUPS * 256
@@ -83,6 +91,10 @@ ${ t.words(8, "part_scales", "f32", "read_write") }
 #endif
 ${ fragments.functions(COOP, "p.rounds", true) }
 var<workgroup> exchange: array<vec4<u32>, ${64 * R}>;
+#if MEET
+// Of every invocation its own: sums of parts of y.
+var<workgroup> sums: array<vec4<u32>, ${32 * R * FOLD}>;
+#endif
 
 fn low(a: u32, b: u32) -> u32 { return (a & 0xffffu) | (b << 16u); }
 fn high(a: u32, b: u32) -> u32 { return (a >> 16u) | (b & 0xffff0000u); }
@@ -127,30 +139,37 @@ ${to} = multiply_add(${a}, ${b}, ${to});
 #endfor
 #endmacro
 
-<# Loads u and v of this row from vector `chunk` on, and their exponents: e_u, e_v, and factors to bring them below 16. #>
-#macro read(chunk)
+<# Loads u and v of this row from vector `chunk` on: u${s}_0 to u${s}_3. #>
+#macro read(chunk, s)
 #for name in (["u", "v"] if GATE_IN else ["u"])
-let ${name}_from = (p.${name}_offset + (p.first_row + q) * p.${name}_batch + channel * p.${name}_channel) + ${chunk};
+let ${name}${s}_from = (p.${name}_offset + (p.first_row + q) * p.${name}_batch + channel * p.${name}_channel) + ${chunk};
 #for x in range(4)
 #if RAGGED
-var ${name}${x} = vec4<u32>();
-if ${chunk} + in_at + ${x * ROW // 8}u < p.length / 8u { ${name}${x} = ${name}[${name}_from + in_at + ${x * ROW // 8}u]; }
+var ${name}${s}_${x} = vec4<u32>();
+if ${chunk} + in_at + ${x * ROW // 8}u < p.length / 8u { ${name}${s}_${x} = ${name}[${name}${s}_from + in_at + ${x * ROW // 8}u]; }
 #else
-let ${name}${x} = ${name}[${name}_from + in_at + ${x * ROW // 8}u];
+let ${name}${s}_${x} = ${name}[${name}${s}_from + in_at + ${x * ROW // 8}u];
 #endif
 #endfor
 #endfor
+#endmacro
+
+<# The bits of the subgroup's largest magnitudes: top_u, top_v. #>
+#macro largest(suffixes)
 #for name in (["u", "v"] if GATE_IN else ["u"])
 var most_${name} = vec2<f16>();
+#for s in suffixes
 #for x in range(4)
 #for j in range(4)
-most_${name} = max(most_${name}, abs(bits_as_halves(${name}${x}[${j}])));
+most_${name} = max(most_${name}, abs(bits_as_halves(${name}${s}_${x}[${j}])));
+#endfor
 #endfor
 #endfor
 var top_${name} = largest_of_subgroup(bitcast<u32>(f32(max(most_${name}.x, most_${name}.y))));
 #endfor
 #endmacro
 
+<# Exponents of what was read, e_u and e_v, and factors to bring it below 16. #>
 #macro exponents()
 #for name in (["u", "v"] if GATE_IN else ["u"])
 let e_${name} = clamp(top_${name} >> 23u, 115u, 142u);
@@ -160,15 +179,16 @@ let size = e_u ${"+ e_v" if GATE_IN else ""};
 #endmacro
 
 <# Right operand of tile t: rows n1, columns eight neighbouring points of four tiles. #>
-#macro operand(t)
-let b = matrix_b(vec4<u32>(low(x0_${t}, x2_${t}), low(x1_${t}, x3_${t}), high(x0_${t}, x2_${t}), high(x1_${t}, x3_${t})));
+#macro operand(t, s)
+#set x = "x" ~ s
+let b${s} = matrix_b(vec4<u32>(low(${x}0_${t}, ${x}2_${t}), low(${x}1_${t}, ${x}3_${t}), high(${x}0_${t}, ${x}2_${t}), high(${x}1_${t}, ${x}3_${t})));
 #endmacro
 
 <# Products u v, scaled. #>
-#macro scaled(less)
+#macro scaled(less, s)
 #for x in range(4)
 #for j in range(4)
-let x${x}_${j} = bits_as_word(bits_as_halves(u${x}[${j}]) * s_u ${"* (bits_as_halves(v" ~ x ~ "[" ~ j ~ "]) * s_v)" if GATE_IN else ""}${less});
+let x${s}${x}_${j} = bits_as_word(bits_as_halves(u${s}_${x}[${j}]) * s_u ${"* (bits_as_halves(v" ~ s ~ "_" ~ x ~ "[" ~ j ~ "]) * s_v)" if GATE_IN else ""}${less});
 #endfor
 #endfor
 #endmacro
@@ -185,6 +205,11 @@ exchange[put${t}_${row}] = vec4<u32>(
 #endfor
 #endmacro
 
+#macro of_kappa()
+let factors_at = ${FACTORS}u + (kappa * ${SUBGROUPS}u + subgroup) * 256u + place;
+let filter_at = ((channel * ${FOLD}u + kappa) * ${SUBGROUPS}u + subgroup) * 256u + place;
+#endmacro
+
 @compute @workgroup_size(${SUBGROUPS * 32})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -195,7 +220,9 @@ fn main(
     ${ fragments.begin(COOP) }
     let id = workgroup.y * grid.x + workgroup.x;
     if id >= p.workgroups { return; }
-    #if FOLDED
+    #if MEET
+    let row_id = id;
+    #elif FOLDED
     let kappa = id % ${KEPT}u;
     let row_id = id / ${KEPT}u;
     #else
@@ -216,8 +243,9 @@ fn main(
     let between_gr = between_fr;
     let between_gi = between_fi;
     #endif
-    let factors_at = ${FACTORS}u + (kappa * ${SUBGROUPS}u + subgroup) * 256u + place;
-    let filter_at = ((channel * ${FOLD}u + kappa) * ${SUBGROUPS}u + subgroup) * 256u + place;
+    #if not MEET
+    ${of_kappa()}
+    #endif
     #if HOLD_FACTORS
     #for i in range(2 * TILES)
     let factor${i // 2}_${i % 2} = table[factors_at + ${32 * i}u];
@@ -257,7 +285,11 @@ fn main(
     for (var round = 0u; round < p.rounds; round++) {
         // Rows beyond the last do its work again.
         let q = min(group * p.rounds + round, p.batch - 1u);
-        #if FOLDED
+        #if MEET
+        for (var kappa = 0u; kappa < ${KEPT}u; kappa++) {
+        ${of_kappa()}
+        #endif
+        #if FOLDED and not TOGETHER
         var grown = 0u;
         #for t in range(4)
         var re${t}: Accumulator;
@@ -265,7 +297,8 @@ fn main(
         #endfor
         let first_at = ${FIRST}u + kappa * ${64 * FOLD + 96}u + place;
         for (var chunk = 0u; chunk < ${FOLD}u; chunk++) {
-            ${read("chunk * " ~ (INNER // 8) ~ "u")}
+            ${read("chunk * " ~ (INNER // 8) ~ "u", "")}
+            ${largest([""])}
             ${exponents()}
             let larger = max(grown, size);
             let less = vec2<f16>(f16(power(127u + size - larger)));
@@ -279,12 +312,12 @@ fn main(
                 #endfor
                 grown = larger;
             }
-            ${scaled(" * less")}
+            ${scaled(" * less", "")}
             let a_gr = matrix_a(table[first_at + chunk * 64u]);
             let a_gi = matrix_a(table[first_at + chunk * 64u + 32u]);
             #for t in range(4)
             {
-                ${operand(t)}
+                ${operand(t, "")}
                 re${t} = multiply_add(a_gr, b, re${t});
                 im${t} = multiply_add(a_gi, b, im${t});
             }
@@ -307,7 +340,10 @@ fn main(
         ${put_first(t, "re" ~ t, "im" ~ t, " * less")}
         #endfor
         #else
-        ${read("0u")}
+        #for s in HALVES
+        ${read(loop.index0 * INNER // 8 ~ "u", s)}
+        #endfor
+        ${largest(HALVES)}
         #if SUBGROUPS > 1
         if place < ${SUBGROUPS}u { exchange[256u * place + 32u * subgroup] = vec4<u32>(top_u, ${"top_v" if GATE_IN else "0u"}, 0u, 0u); }
         workgroupBarrier();
@@ -325,8 +361,10 @@ fn main(
         #endif
         ${exponents()}
         let most = size;
-        ${scaled("")}
-        #if GATE_OUT
+        #for s in HALVES
+        ${scaled("", s)}
+        #endfor
+        #if GATE_OUT and not FOLDED
         let w_from = p.w_offset + (p.first_row + q) * p.w_batch + channel * p.w_channel + out_at;
         #for i in range(4)
         #set at = i % 2 * ROW // 8 + i // 2 * 4
@@ -338,11 +376,25 @@ fn main(
         #endif
         #endfor
         #endif
+        #if TOGETHER
+        let first_at = ${FIRST}u + kappa * ${64 * FOLD + 96}u + place;
+        #for s in HALVES
+        let a_gr${s} = matrix_a(table[first_at + ${64 * loop.index0}u]);
+        let a_gi${s} = matrix_a(table[first_at + ${64 * loop.index0 + 32}u]);
+        #endfor
+        #endif
         #for t in range(4)
         {
-            ${operand(t)}
+            #for s in HALVES
+            ${operand(t, s)}
+            #endfor
+            #if TOGETHER
+            ${products("re", [("a_gra", "ba"), ("a_grb", "bb")])}
+            ${products("im", [("a_gia", "ba"), ("a_gib", "bb")])}
+            #else
             ${products("re", [("a_sr", "b")])}
             ${products("im", [("a_si", "b")])}
+            #endif
             ${put_first(t, "re", "im", "")}
         }
         #endfor
@@ -461,6 +513,19 @@ fn main(
         #endif
         let y_from = p.y_offset + (p.first_row + q) * p.y_batch + channel * p.y_channel + out_at;
         #endif
+        #if MEET
+        // By what a part is turned for the points from n0 INNER on.
+        #for n0 in range(1, FOLD)
+        var turn${n0} = vec2<f32>(${cos_turn(-n0, 4 * FOLD)}, ${sin_turn(-n0, 4 * FOLD)});
+        #endfor
+        #for k in range(1, KEPT)
+        if kappa == ${k}u {
+            #for n0 in range(1, FOLD)
+            turn${n0} = vec2<f32>(${cos_turn(n0 * (4 * k - 1), 4 * FOLD)}, ${sin_turn(n0 * (4 * k - 1), 4 * FOLD)});
+            #endfor
+        }
+        #endfor
+        #endif
         // Columns of the last tiles: a pair of tiles has eight neighbouring points of two rows n1 an invocation.
         #for half in range(2)
         {
@@ -488,6 +553,39 @@ fn main(
                 bits_as_word(pair(element(&yr${t}, ${e}u), element(&yi${t}, ${e}u))),
                 #endfor
             );
+            #endfor
+            #elif MEET
+            #for n0 in range(FOLD)
+            {
+                #set from = n0 * INNER // 8 + at
+                #set sum = "sums[" ~ ((2 * half + n1) * FOLD + n0) * 8 * R ~ "u + lane]"
+                #for j in range(4)
+                #set e = 4 * n1 + j % 2
+                var r${j} = vec2<f32>(element(&yr${j // 2}, ${e}u), element(&yr${j // 2}, ${e + 2}u));
+                #if n0
+                r${j} = r${j} * turn${n0}.x - vec2<f32>(element(&yi${j // 2}, ${e}u), element(&yi${j // 2}, ${e + 2}u)) * turn${n0}.y;
+                #endif
+                #endfor
+                if kappa > 0u {
+                    let before = ${sum};
+                    #for j in range(4)
+                    r${j} += unpack2x16float(before[${j}]);
+                    #endfor
+                }
+                if kappa < ${KEPT - 1}u {
+                    ${sum} = vec4<u32>(
+                        #for j in range(4)
+                        bits_as_word(pair(r${j}.x, r${j}.y)),
+                        #endfor
+                    );
+                } ${"else if out_at + " ~ from ~ "u < p.length / 8u" if RAGGED else "else"} {
+                    y[y_from + ${from}u] = vec4<u32>(
+                        #for j in range(4)
+                        bits_as_word(pair(r${j}.x * back, r${j}.y * back)),
+                        #endfor
+                    );
+                }
+            }
             #endfor
             #else
             #for n0 in range(FOLD)
@@ -519,6 +617,9 @@ fn main(
         #endfor
         #if PARTS
         if lane == 0u { part_scales[row] = back; }
+        #endif
+        #if MEET
+        }
         #endif
     }
 }

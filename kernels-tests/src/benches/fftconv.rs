@@ -1,11 +1,16 @@
 //! Long convolutions: those of `torch_baseline.py`, FlashFFTConv's published ones (batch 64, 768 channels, gated, f16), filters shorter
 //! than their sequences, filters that are zero at most frequencies, and a sequence of 2.3 million.
+//!
+//! Short filters' work is counted in butterflies, and beside each stands the convolution of whole sequences that has as many transforms
+//! of the same points: what that work costs where nothing overlaps. Work of patterns of frequencies is counted in products of matrices.
 
 use flashwave::DType::{F16, F32};
-use flashwave::kernels::fftconv::{ConvArgs, FftConv, Filter, Pattern, Tuning};
-use flashwave::{Capabilities, DType, Pass, Result, Tensor};
+use flashwave::kernels::fftconv::{
+    Boundary, ConvArgs, FftConv, Filter, FilterPlan, Pattern, Tuning,
+};
+use flashwave::{Capabilities, DType, Layout, Pass, Result, Tensor};
 
-use super::{Prepared, Row, Scale, random, sets};
+use super::{Kept, Prepared, Row, Scale, random, sets};
 
 /// Whether u and y are gated.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -16,6 +21,7 @@ enum Gates {
 
 #[derive(Clone, Copy)]
 struct Problem {
+    boundary: Boundary,
     dtype: DType,
     batch: usize,
     channels: usize,
@@ -40,15 +46,73 @@ impl Problem {
     }
 
     fn conv(&self) -> FftConv {
-        let conv = FftConv::causal().sparse(self.pattern);
+        let conv = FftConv::new(self.boundary).sparse(self.pattern);
         match self.dtype {
             F16 => conv.half(),
             _ => conv,
         }
     }
 
+    /// What it is planned as, if the device can do it.
+    fn plan(&self, caps: &Capabilities) -> Option<FilterPlan> {
+        let k = Layout::contiguous(F32, [self.channels, self.taps]).ok()?;
+        FilterPlan::new(caps, self.conv(), &k, self.length, None).ok()
+    }
+
+    /// The problem of which this one does a part.
+    fn whole(&self) -> Self {
+        Self {
+            taps: self.length,
+            pattern: Pattern::All,
+            ..*self
+        }
+    }
+
+    /// How much of the whole it does.
+    fn kept(&self, caps: &Capabilities) -> Option<Kept> {
+        let whole = self.whole();
+        let work = |problem: &Self| -> Option<(f64, &'static str)> {
+            let plan = problem.plan(caps)?;
+            Some(match plan.tuning() {
+                Tuning::Monarch(t) => (t.products() as f64, "products"),
+                t => {
+                    let points = t.points();
+                    let each = (points * points.ilog2() as usize) as f64;
+                    (plan.transforms(problem.length) as f64 * each, "butterflies")
+                }
+            })
+        };
+        if self.taps == self.length && self.pattern == Pattern::All {
+            return None;
+        }
+        let ((part, unit), (all, of)) = (work(self)?, work(&whole)?);
+        (unit == of).then(|| Kept {
+            of: whole.name(),
+            share: part / all,
+            unit,
+        })
+    }
+
+    /// The convolution of whole sequences with as many transforms of as many points as this one's filter takes: two sequences each.
+    fn alike(&self, caps: &Capabilities) -> Option<Self> {
+        let plan = self.plan(caps)?;
+        let length = plan.tuning().points();
+        let batch = 2 * self.batch * plan.transforms(self.length);
+        // No tensor over 2 GiB.
+        let bytes = batch * self.channels * length * self.dtype.size();
+        (self.taps < self.length).then(|| Self {
+            boundary: Boundary::Circular,
+            batch,
+            length,
+            taps: length,
+            parts: bytes.div_ceil(1 << 31).next_power_of_two(),
+            ..*self
+        })
+    }
+
     fn name(&self) -> String {
         let Self {
+            boundary,
             dtype,
             batch,
             channels,
@@ -67,7 +131,11 @@ impl Problem {
             Pattern::Kept(kept) => format!(" kept {kept}"),
             Pattern::All => String::new(),
         };
-        format!("fftconv {gated}causal {dtype} b{batch} h{channels} l{length}{taps}{kept}")
+        let boundary = match boundary {
+            Boundary::Causal => "causal",
+            Boundary::Circular => "circular",
+        };
+        format!("fftconv {gated}{boundary} {dtype} b{batch} h{channels} l{length}{taps}{kept}")
     }
 }
 
@@ -80,6 +148,7 @@ const fn problem(
     parts: usize,
 ) -> Problem {
     Problem {
+        boundary: Boundary::Causal,
         dtype,
         batch,
         channels,
@@ -94,11 +163,17 @@ const fn problem(
 const PUBLISHED_32K: Problem = problem(F16, Gates::Both, 64, 768, 32768, 2);
 const MILLION: Problem = problem(F32, Gates::None, 1, 768, 1_048_576, 4);
 
-const FULL: [Problem; 27] = [
+const FULL: [Problem; 36] = [
     problem(F16, Gates::Both, 64, 768, 1024, 1),
     problem(F16, Gates::Both, 64, 768, 4096, 1),
     problem(F16, Gates::Both, 64, 768, 8192, 1),
     PUBLISHED_32K,
+    problem(F16, Gates::None, 64, 768, 1024, 1),
+    problem(F16, Gates::None, 64, 768, 4096, 1),
+    problem(F16, Gates::None, 64, 768, 8192, 1),
+    problem(F16, Gates::None, 16, 768, 8192, 1),
+    problem(F16, Gates::None, 16, 768, 32768, 1),
+    problem(F16, Gates::None, 1, 768, 1_048_576, 4),
     problem(F32, Gates::None, 64, 768, 1024, 1),
     problem(F32, Gates::None, 64, 768, 4096, 1),
     problem(F32, Gates::None, 64, 768, 8192, 1),
@@ -116,6 +191,9 @@ const FULL: [Problem; 27] = [
     PUBLISHED_32K.sparse(1),
     problem(F16, Gates::Both, 64, 768, 8192, 1).sparse(1),
     problem(F16, Gates::Both, 64, 768, 4096, 1).sparse(2),
+    problem(F16, Gates::None, 64, 768, 8192, 1).sparse(1),
+    problem(F16, Gates::None, 64, 768, 4096, 1).sparse(2),
+    problem(F16, Gates::None, 64, 768, 4096, 1).sparse(1),
     problem(F16, Gates::Both, 64, 768, 4096, 1).sparse(1),
     MILLION.partial(131_072),
     MILLION.partial(32768),
@@ -135,10 +213,11 @@ fn problems(scale: Scale) -> &'static [Problem] {
 
 /// The rows.
 pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
-    problems(scale)
-        .iter()
-        .map(|&p| row(caps, p, None))
-        .collect()
+    let each = problems(scale).iter().flat_map(|p| {
+        let alike = p.alike(caps);
+        [*p].into_iter().chain(alike)
+    });
+    each.map(|p| row(caps, p, None)).collect()
 }
 
 /// Every tuning of the problems that one kernel does.
@@ -169,7 +248,7 @@ fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
     // Inputs, filter and output once.
     let bytes = (moved * batch * channels * length * dtype.size() + channels * taps * 4) as f64;
     let count = sets(caps, bytes);
-    Row::memory("fftconv", problem.name(), bytes, move |ctx| {
+    let row = Row::memory("fftconv", problem.name(), bytes, move |ctx| {
         ctx.trim();
         let before = ctx.memory_bytes();
         // Long sequences are split over channels, many over the batch.
@@ -227,5 +306,9 @@ fn row(caps: &Capabilities, problem: Problem, tuning: Option<Tuning>) -> Row {
         ctx.record(|pass| convolve(pass, 0))?;
         let held = (ctx.memory_bytes() - before) as f64 / f64::from(1 << 30);
         Ok(Prepared::new(format!("{held:.2} GiB; {label}"), convolve))
-    })
+    });
+    Row {
+        kept: problem.kept(caps),
+        ..row
+    }
 }

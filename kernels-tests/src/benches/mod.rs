@@ -173,7 +173,20 @@ pub struct Row {
     pub ceiling: Probe,
     /// Where figures show it.
     pub marks: Vec<Mark>,
+    /// Where it does a part of another row's work.
+    pub kept: Option<Kept>,
     prepare: Box<Prepare>,
+}
+
+/// What a row does of another row's work: its time should be that share, too.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// The other row's work.
+    pub of: String,
+    /// Work over the other row's.
+    pub share: f64,
+    /// What was counted.
+    pub unit: &'static str,
 }
 
 /// A point of a figure.
@@ -238,6 +251,7 @@ impl Row {
             bytes,
             ceiling: Probe::Read,
             marks: Vec::new(),
+            kept: None,
             prepare: Box::new(prepare),
         }
     }
@@ -257,6 +271,7 @@ impl Row {
             bytes: 0.0,
             ceiling,
             marks: Vec::new(),
+            kept: None,
             prepare: Box::new(prepare),
         }
     }

@@ -12,7 +12,7 @@ use flashwave::context::ShaderChecks;
 use flashwave::kernels::attention::MatrixUnits;
 use flashwave::kernels::fftconv::{
     Arithmetic, Boundary, ConvArgs, ConvStream, FftConv, FilterPlan, FusedTuning, Hold, LongTuning,
-    MonarchTuning, Passes, Pattern, Planes, Tuning, accumulate,
+    Meet, MonarchTuning, Passes, Pattern, Planes, Tuning, accumulate,
 };
 use flashwave::reference::fft::dft;
 use flashwave::reference::fftconv::{
@@ -62,6 +62,22 @@ struct Setup {
     tuning: Option<Tuning>,
     arithmetic: Arithmetic,
     pattern: Pattern,
+}
+
+/// Runs the three side by side, where there are threads.
+fn together<A: Send, B: Send, C: Send>(
+    a: impl FnOnce() -> A + Send,
+    b: impl FnOnce() -> B + Send,
+    c: impl FnOnce() -> C + Send,
+) -> (A, B, C) {
+    #[cfg(target_arch = "wasm32")]
+    return (a(), b(), c());
+    #[cfg(not(target_arch = "wasm32"))]
+    std::thread::scope(|scope| {
+        let (b, c) = (scope.spawn(b), scope.spawn(c));
+        let joined = "a reference that panics fails its case";
+        (a(), b.join().expect(joined), c.join().expect(joined))
+    })
 }
 
 /// Eleven significant bits, as f16 has.
@@ -253,37 +269,43 @@ impl Setup {
                     false => by_fft(boundary, u, k),
                 }
             };
-            values.0.extend(part(out));
-            values.1.extend(gated(
-                oracle,
-                &widen(&u),
-                [wide[0].as_deref(), wide[1].as_deref()],
-                &widen(k),
-                d.map(f64::from),
-            ));
-            let by = |conv: &Convolve<'_>| -> Vec<f32> {
-                let naive = gated(conv, &u, [g[0].as_deref(), g[1].as_deref()], k, d);
-                naive.into_iter().map(|y| round(y, ty)).collect()
-            };
-            let transformed = by(&textbook);
-            let other = match boundary {
-                _ if half => transformed.clone(),
-                _ if odd => by(&|u, k| convolve(boundary, u, k)),
-                Boundary::Circular => by(&|u, k| by_fft_of(length, [u, &partner(row)], k)),
-                Boundary::Causal if length <= BY_SUM => by(&|u, k| convolve(boundary, u, k)),
-                Boundary::Causal => {
-                    by(&|u, k| by_fft_of(2 * (u.len() + k.len()).next_power_of_two(), [u, &[]], k))
+            let other = |u: &[f32], k: &[f32]| -> Vec<f32> {
+                match boundary {
+                    _ if odd => convolve(boundary, u, k),
+                    Boundary::Circular => by_fft_of(length, [u, &partner(row)], k),
+                    Boundary::Causal if length <= BY_SUM => convolve(boundary, u, k),
+                    Boundary::Causal => {
+                        by_fft_of(2 * (u.len() + k.len()).next_power_of_two(), [u, &[]], k)
+                    }
                 }
             };
-            let exact = &values.1[values.1.len() - length..];
-            let mut naive = farther(exact, [transformed, other]);
+            // Before the second gate, each on a thread of its own: of a long sequence one takes seconds.
+            let before = |conv: &Convolve<'_>| gated(conv, &u, [g[0].as_deref(), None], k, d);
+            let (plain_exact, plain, farther_one) = together(
+                || {
+                    let gate = [wide[0].as_deref(), None];
+                    gated(oracle, &widen(&u), gate, &widen(k), d.map(f64::from))
+                },
+                || before(&textbook),
+                || (!half).then(|| before(&other)),
+            );
+            let exact: Vec<f64> = match &wide[1] {
+                Some(gate) => plain_exact.iter().zip(gate).map(|(y, g)| y * g).collect(),
+                None => plain_exact.clone(),
+            };
+            let stored = |plain: &[f32]| -> Vec<f32> {
+                let gate = |i: usize| g[1].as_ref().map_or(1.0, |g| g[i]);
+                let gated = plain.iter().enumerate().map(|(i, &y)| y * gate(i));
+                gated.map(|y| round(y, ty)).collect()
+            };
+            let transformed = stored(&plain);
+            let mut naive = match farther_one {
+                Some(other) => farther(&exact, [transformed, stored(&other)]),
+                None => transformed,
+            };
             if let Some(gate) = &g[1] {
                 // A transform's errors are spread evenly over its outputs (each is a sum of all roundings by factors of
                 // magnitude one): the largest of a row may meet the row's largest gate.
-                let before = [g[0].as_deref(), None];
-                let plain = gated(textbook, &u, before, k, d);
-                let before = [wide[0].as_deref(), None];
-                let plain_exact = gated(oracle, &widen(&u), before, &widen(k), d.map(f64::from));
                 let error = plain
                     .iter()
                     .zip(&plain_exact)
@@ -294,6 +316,8 @@ impl Setup {
                     naive[at] = farther(&exact[at..=at], [vec![naive[at]], vec![worst as f32]])[0];
                 }
             }
+            values.0.extend(part(out));
+            values.1.extend(exact);
             values.2.extend(naive);
             if let Some(touched) = out[from + length..from + width]
                 .iter()
@@ -350,7 +374,7 @@ impl Setup {
         }
         let some = 2.min(batch);
         let mut places = vec![(batch.next_multiple_of(2) - 2, channels - 1)];
-        // Their oracle takes seconds a row.
+        // Their oracle takes many seconds.
         if length <= 1 << 17 {
             places.push((0, 0));
         }
@@ -515,6 +539,20 @@ fn two_passes(count: usize) -> Tuning {
         rows: FusedTuning { side: 1, ..of(256) },
         scratch: 3 * 8 * 256 * count as u64,
     })
+}
+
+/// 8192 points in two parts.
+fn two_parts(meet: Meet) -> MonarchTuning {
+    MonarchTuning {
+        units: MatrixUnits::Device,
+        last: 16,
+        fold: 2,
+        meet,
+        rounds: 8,
+        hold: Hold::Matrices,
+        kept: 2,
+        scratch: 1 << 30,
+    }
 }
 
 /// The correctness matrix.
@@ -790,11 +828,45 @@ pub fn cases() -> Vec<Case> {
         skip: false,
         ..Setup::half(2, 1024)
     });
-    for (fold, kept, length) in [(1, 4, 1024), (2, 2, 2040), (1, 2, 1024), (2, 1, 2048)] {
+    // Parts of 8192 points in memory, where they do not meet by default.
+    half(Setup {
+        tuning: Some(Tuning::Monarch(two_parts(Meet::Memory))),
+        gates: [false; 2],
+        ..Setup::half(3, 8192)
+    });
+    for (batch, length) in [(9, 8192), (2, 8000), (2, 32768)] {
+        half(Setup {
+            gates: [false; 2],
+            ..Setup::half(batch, length)
+        });
+    }
+    for (length, kept) in [
+        (1024, 1),
+        (4096, 1),
+        (4096, 3),
+        (4088, 2),
+        (8192, 1),
+        (16384, 3),
+        (32768, 4),
+        (32768, 1),
+    ] {
+        half(Setup {
+            pattern: Pattern::Kept(kept),
+            skip: false,
+            ..Setup::half(2, length)
+        });
+    }
+    for (fold, kept, meet, length) in [
+        (1, 4, Meet::Memory, 1024),
+        (2, 2, Meet::Memory, 2040),
+        (2, 1, Meet::Memory, 2048),
+        (4, 3, Meet::Workgroup, 4088),
+    ] {
         let tuning = MonarchTuning {
             units: MatrixUnits::Emulated,
             last: 4,
             fold,
+            meet,
             rounds: 8,
             hold: Hold::Matrices,
             kept,
@@ -810,6 +882,7 @@ pub fn cases() -> Vec<Case> {
             },
             channels: 1,
             skip: kept == tuning.period(),
+            gates: [meet == Meet::Memory; 2],
             ..Setup::half(1, length)
         };
         let name = format!("{setup:?}");
@@ -825,7 +898,7 @@ pub fn cases() -> Vec<Case> {
             }
         }));
     }
-    // Of the lengths the longest; a minute each for the oracle, so where a device has room for such sequences.
+    // Of the lengths the longest; many seconds each for the oracle, so where a device has room for such sequences.
     for setup in [
         Setup::new(causal, 1, 1, 4_194_304),
         Setup::new(circular, 2, 1, 4_194_304),
@@ -835,7 +908,8 @@ pub fn cases() -> Vec<Case> {
         },
     ] {
         let name = format!("{setup:?}");
-        cases.push(Case::new("fftconv", "millions", name, move |ctx| {
+        let group = format!("millions {:?} {}", setup.boundary, setup.length);
+        cases.push(Case::new("fftconv", group, name, move |ctx| {
             match ctx.capabilities().binding_bytes >= 1 << 30 {
                 true => setup.run(ctx),
                 false => Ok(Outcome::skipped("storage bindings of 1 GiB")),
@@ -1068,6 +1142,19 @@ pub fn launches(caps: &Capabilities) -> Vec<Launch> {
             })();
             launches.extend(found.expect("plans"));
         }
+    }
+    for meet in [Meet::Memory, Meet::Workgroup] {
+        let tuning = Tuning::Monarch(two_parts(meet));
+        let found = (|| {
+            let k = Layout::contiguous(F32, [5, 8192])?;
+            let conv = FftConv::causal().half();
+            let plan = FilterPlan::new(caps, conv, &k, 8192, Some(tuning))?;
+            let u = Layout::contiguous(F16, [3, 5, 8192])?;
+            plan.convolution(caps, &ConvArgs::new(&u, &u))
+        })();
+        // Where the device has what it takes.
+        let steps = found.into_iter().flatten();
+        launches.extend(steps.map(|s| s.launch));
     }
     for (dk, dd, first) in [
         (true, true, true),

@@ -218,6 +218,16 @@ impl FilterPlan {
         self.framing
     }
 
+    /// Transforms that a channel of one sequence of `length` elements takes; circular ones have two sequences each.
+    pub fn transforms(&self, length: usize) -> usize {
+        match self.framing {
+            Framing::Causal | Framing::Circular => 1,
+            Framing::Window { reach } | Framing::Round { reach } => {
+                length.div_ceil(2 * self.tuning.points() - reach)
+            }
+        }
+    }
+
     /// Number of channels.
     pub fn channels(&self) -> usize {
         self.channels
@@ -319,7 +329,7 @@ impl FilterPlan {
                         launch: operands.convolution(caps, tuning, part, direction)?,
                         kind: StepKind::Monarch,
                     });
-                    if tuning.in_parts() {
+                    if operands.in_parts(tuning) {
                         steps.push(Step {
                             launch: operands.combine(caps, tuning, part)?,
                             kind: StepKind::Combine,
@@ -458,21 +468,23 @@ impl FilterPlan {
         match &self.tuning {
             Tuning::Fused(_) => Ok([0, 0]),
             Tuning::Long(tuning) => {
-                let transforms = self.transforms(args)?;
+                let transforms = self.transforms_of(args)?;
                 let parts = long::parts(caps, tuning, self.channels, transforms, self.block(caps))?;
                 let most = parts.iter().map(|p| p.channels * p.transforms).max();
                 Ok([most.unwrap_or(0) * points * 2, 0])
             }
-            Tuning::Monarch(tuning) if !tuning.in_parts() => Ok([0, 0]),
             Tuning::Monarch(tuning) => {
                 let operands = monarch::Operands::new(args, self.channels, points)?;
+                if !operands.in_parts(tuning) {
+                    return Ok([0, 0]);
+                }
                 let rows = operands.most_rows(caps, tuning);
                 Ok([rows * points, rows * tuning.fold as usize])
             }
         }
     }
 
-    fn transforms(&self, args: &ConvArgs<&Layout>) -> Result<usize> {
+    fn transforms_of(&self, args: &ConvArgs<&Layout>) -> Result<usize> {
         let (direction, points) = (Direction::Forward, self.tuning.points());
         Ok(Operands::new(args, self.channels, self.framing, direction, points)?.transforms)
     }

@@ -15,7 +15,7 @@ mod tuning;
 
 pub use backward::{Backward, accumulate};
 pub use filter::{Filter, FilterPlan, Step};
-pub use monarch::{Hold, MonarchTuning};
+pub use monarch::{Hold, Meet, MonarchTuning};
 pub use operands::ConvArgs;
 pub use stream::ConvStream;
 pub use tuning::{FusedTuning, LongTuning, Passes, Planes, Tuning};

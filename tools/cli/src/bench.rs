@@ -67,6 +67,11 @@ struct Line {
     family: &'static str,
     min_us: f64,
     spread: f64,
+    /// Of the row of which this one does a part: work and time over that row's, if it was timed before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    work_share: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_share: Option<f64>,
 }
 
 /// Times the rows and prints each when it is done.
@@ -111,7 +116,7 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
     let mut figures = Figures::default();
     for row in &rows {
         let line = match time(&ctx, row, repeats, &ceilings, &heater) {
-            Ok(line) => line,
+            Ok(line) => beside(row, line, &lines),
             // A sweep tries tunings that a device may refuse; a row of the table has to run.
             Err(error) => {
                 failed += 1;
@@ -122,7 +127,7 @@ pub fn run(device: &DeviceArgs, args: &BenchArgs) -> Result<()> {
         if args.json {
             writeln!(out, "{}", serde_json::to_string(&line)?)?;
         } else {
-            writeln!(out, "{}", table_line(&rows, &line))?;
+            writeln!(out, "{}", table_line(&rows, row, &line))?;
         }
         out.flush()?;
         if let Some(file) = &mut record {
@@ -178,7 +183,19 @@ fn time(
         family: row.family,
         min_us: digits(min_us),
         spread: digits(spread),
+        work_share: row.kept.as_ref().map(|k| digits(k.share)),
+        time_share: None,
     })
+}
+
+/// With its time over that of the row of which it does a part.
+fn beside(row: &Row, line: Line, before: &[Line]) -> Line {
+    let whole = row.kept.as_ref();
+    let whole = whole.and_then(|k| before.iter().find(|l| l.work == k.of));
+    Line {
+        time_share: whole.map(|whole| digits(line.us / whole.us)),
+        ..line
+    }
 }
 
 /// The processor's time for a dispatch of a decode step.
@@ -245,7 +262,7 @@ fn header(rows: &[Row]) -> String {
     )
 }
 
-fn table_line(rows: &[Row], line: &Line) -> String {
+fn table_line(rows: &[Row], row: &Row, line: &Line) -> String {
     let width = width(rows);
     let time = format!("{:.1} us", line.us);
     let spread = format!("{:.0}%", line.spread * 100.0);
@@ -258,8 +275,15 @@ fn table_line(rows: &[Row], line: &Line) -> String {
         Some(share) => format!("{:.1}%", share * 100.0),
         None => "-".into(),
     };
+    let part = match (&row.kept, line.time_share) {
+        (Some(kept), Some(time)) => format!(
+            "work {:.3}, time {time:.3} of all {}; ",
+            kept.share, kept.unit
+        ),
+        _ => String::new(),
+    };
     format!(
-        "{:<width$} {time:>11} {spread:>7} {speed:>13} {share:>7} of {:<18} {}",
+        "{:<width$} {time:>11} {spread:>7} {speed:>13} {share:>7} of {:<18} {part}{}",
         line.work, line.of, line.recipe
     )
 }
@@ -295,8 +319,7 @@ fn best(out: &mut impl Write, lines: &[Line], json: bool) -> Result<()> {
     Ok(())
 }
 
-const COLUMNS: &str =
-    "device,driver,checks,family,work,recipe,us,min_us,spread,tflops,tbps,share,of";
+const COLUMNS: &str = "device,driver,checks,family,work,recipe,us,min_us,spread,tflops,tbps,share,of,work_share,time_share";
 
 fn open_record(path: &Path) -> Result<File> {
     let named = || path.display().to_string();
@@ -331,6 +354,8 @@ fn write_record(file: &mut File, ctx: &Context, line: &Line) -> Result<()> {
         number(line.tbps),
         number(line.share),
         line.of.into(),
+        number(line.work_share),
+        number(line.time_share),
     ];
     // No field has a quote; names and drivers may have commas.
     let quoted = fields.map(|f| match f.contains(',') {

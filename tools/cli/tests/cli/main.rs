@@ -10,5 +10,6 @@ mod generate;
 mod mlp;
 mod program;
 mod rows;
+mod sequences;
 mod sparse_attention;
 mod tokens;

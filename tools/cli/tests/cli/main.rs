@@ -12,3 +12,4 @@ mod program;
 mod rows;
 mod sparse_attention;
 mod tokens;
+mod tune;

@@ -149,7 +149,8 @@ impl<'a> Pass<'a> {
     ) -> Result<Vec<(Option<Recipe>, Recipe)>> {
         let mut listed = Ok(Vec::new());
         ctx.scoped(|device| {
-            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encoder =
+                device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             let descriptor = wgpu::ComputePassDescriptor::default();
             let pass = encoder.begin_compute_pass(&descriptor).forget_lifetime();
             let mut recording = Self::over(ctx, encoder, pass, None);

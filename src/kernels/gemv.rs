@@ -222,10 +222,15 @@ impl Gemv {
         let normed = args.norm.is_some();
         let class = || {
             let Checked { x, y, per_pass, .. } = &problem;
-            Recipe::new("gemm/gemv")
+            let class = Recipe::new("gemm/gemv")
                 .with("X", args.x.dtype())
                 .with("W", args.weight.dtype().name())
-                .with("Y", args.out.dtype())
+                .with("Y", args.out.dtype());
+            let class = match &problem.quant {
+                Some(quant) => constants(class, quant),
+                None => class,
+            };
+            class
                 .with("NORM", u32::from(normed))
                 .with("GATED", self.gating.constant())
                 .with("M", *per_pass as u32)

@@ -74,7 +74,10 @@ struct Asked {
     trial: Option<usize>,
 }
 
-#[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "nothing searches there"))]
+#[cfg_attr(
+    target_arch = "wasm32",
+    expect(dead_code, reason = "nothing searches there")
+)]
 struct Candidate {
     label: String,
     value: Arc<dyn Any + Send + Sync>,
@@ -83,7 +86,10 @@ struct Candidate {
 
 /// What a tuning makes a kernel do at least: bytes to read and write, operations of the kind of a probe.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(target_arch = "wasm32", expect(dead_code, reason = "nothing searches there"))]
+#[cfg_attr(
+    target_arch = "wasm32",
+    expect(dead_code, reason = "nothing searches there")
+)]
 pub(crate) struct Work {
     pub(crate) bytes: f64,
     pub(crate) operations: f64,
@@ -168,7 +174,11 @@ impl Tuned {
 
     /// The winner of a class, by its name.
     pub fn winner(&self, class: &str) -> Option<String> {
-        lock(&self.inner.state).winners.get(class).cloned().flatten()
+        lock(&self.inner.state)
+            .winners
+            .get(class)
+            .cloned()
+            .flatten()
     }
 
     /// All of it as JSON: what a program keeps where there are no files.
@@ -223,8 +233,10 @@ impl Tuned {
         let state = &mut *lock(&self.inner.state);
         let value = change(state);
         state.found.clear();
-        let asked =
-            !state.winners.is_empty() || state.watched.is_some() || state.shuffled.is_some() || state.lazy != Lazy::Off;
+        let asked = !state.winners.is_empty()
+            || state.watched.is_some()
+            || state.shuffled.is_some()
+            || state.lazy != Lazy::Off;
         self.inner.asked.store(asked, Ordering::Relaxed);
         value
     }
@@ -332,7 +344,11 @@ impl State {
 }
 
 /// A candidate that is as good as any.
-fn shuffled<T>(question: &Question<'_, T>, name: &str, seed: u64) -> Option<Arc<dyn Any + Send + Sync>>
+fn shuffled<T>(
+    question: &Question<'_, T>,
+    name: &str,
+    seed: u64,
+) -> Option<Arc<dyn Any + Send + Sync>>
 where
     T: Copy + Send + Sync + 'static,
 {
@@ -434,9 +450,21 @@ mod tests {
         let version = format!("\"version\": {VERSION}");
         let stale = json.replace(&version, "\"version\": 0");
         assert_ne!(stale, json);
-        for text in [&*stale, "", "{", "[]", "{\"version\": 1}", "\u{0}", &json[..40]] {
+        for text in [
+            &*stale,
+            "",
+            "{",
+            "[]",
+            "{\"version\": 1}",
+            "\u{0}",
+            &json[..40],
+        ] {
             let fresh = Tuned::of("card".into());
-            assert_eq!((fresh.import(text), fresh.entries().len()), (0, 0), "{text}");
+            assert_eq!(
+                (fresh.import(text), fresh.entries().len()),
+                (0, 0),
+                "{text}"
+            );
         }
     }
 

@@ -34,7 +34,7 @@ const FINALISTS: usize = 3;
 
 /// How to search.
 pub struct Search<'a> {
-    /// Time to spend; a round under way is finished.
+    /// Time to spend; what is under way is finished: a kernel's compilation, and within a fifth more the pairs that decide.
     pub budget: Duration,
     /// What the device reaches; without it no candidate is left out.
     pub ceilings: Option<&'a Ceilings>,
@@ -205,6 +205,8 @@ struct Class {
     usable: Vec<bool>,
     seen: Vec<Option<f64>>,
     pruned: usize,
+    /// Those that time did not suffice for.
+    late: usize,
     at_ceiling: bool,
     /// Candidates, and their times beside those of the default.
     finalists: Vec<usize>,
@@ -265,21 +267,40 @@ pub fn tune(ctx: &Context, search: &Search<'_>, body: &mut Body<'_>) -> Result<V
         }
     }
     let mut seen = FxHashSet::default();
-    let recipes: Vec<&Recipe> = needs.iter().map(|n| &n.2).filter(|r| seen.insert(*r)).collect();
-    let compiled: FxHashSet<&Recipe> = recipes
+    let recipes: Vec<&Recipe> = needs
+        .iter()
+        .map(|n| &n.2)
+        .filter(|r| seen.insert(*r))
+        .collect();
+    let compiled: FxHashMap<&Recipe, bool> = recipes
         .into_par_iter()
         .with_max_len(1)
-        .filter(|recipe| left(0.6) && compiles(ctx, recipe))
+        .filter(|_| left(0.6))
+        .map(|recipe| (recipe, compiles(ctx, recipe)))
         .collect();
     for (at, round, recipe) in &needs {
-        if let Some(class) = classes.get_mut(at).filter(|_| !compiled.contains(recipe)) {
-            class.usable[*round] = false;
+        let Some(class) = classes.get_mut(at) else {
+            continue;
+        };
+        match compiled.get(recipe) {
+            Some(true) => {}
+            Some(false) => class.usable[*round] = false,
+            None => {
+                class.usable[*round] = false;
+                class.late += 1;
+            }
         }
     }
 
     for round in 0..rounds {
         let trial = |i: usize| classes.get(&i).and_then(|c| c.trial(round));
-        if !(0..all.len()).any(|i| trial(i).is_some()) || !left(0.9) {
+        if !left(0.9) {
+            for class in classes.values_mut() {
+                class.late += usize::from(class.trial(round).is_some());
+            }
+            continue;
+        }
+        if !(0..all.len()).any(|i| trial(i).is_some()) {
             continue;
         }
         watch.set(trial);
@@ -295,7 +316,7 @@ pub fn tune(ctx: &Context, search: &Search<'_>, body: &mut Body<'_>) -> Result<V
     classes.values_mut().for_each(Class::nominate);
     let most = classes.values().map(|c| c.finalists.len()).max();
     for _ in 0..ROUNDS {
-        if most == Some(0) || !left(1.0) {
+        if most == Some(0) || !left(1.2) {
             break;
         }
         watch.set(|_| None);
@@ -314,7 +335,9 @@ pub fn tune(ctx: &Context, search: &Search<'_>, body: &mut Body<'_>) -> Result<V
 
     let mut reports = Vec::new();
     for i in wanted {
-        let Some(class) = classes.remove(&i) else { continue };
+        let Some(class) = classes.remove(&i) else {
+            continue;
+        };
         let report = class.report(all[i].to_string());
         match report.verdict {
             Verdict::Won => {
@@ -359,6 +382,7 @@ impl Class {
             pruned: usable.iter().filter(|u| !**u).count(),
             usable,
             seen: vec![None; count],
+            late: 0,
             at_ceiling,
             finalists: Vec::new(),
             paired: Vec::new(),
@@ -384,7 +408,8 @@ impl Class {
 
     fn report(self, class: String) -> Report {
         let timed = self.seen.iter().flatten().count();
-        let ratio = |pairs: &[[f64; 2]]| median(&pairs.iter().map(|[d, t]| t / d).collect::<Vec<_>>());
+        let ratio =
+            |pairs: &[[f64; 2]]| median(&pairs.iter().map(|[d, t]| t / d).collect::<Vec<_>>());
         let paired = self.finalists.iter().zip(&self.paired);
         let best = paired
             .filter(|(_, pairs)| !pairs.is_empty())
@@ -398,15 +423,13 @@ impl Class {
                 let lost = pairs.iter().filter(|[d, t]| t >= d).count();
                 match ratio(pairs) < 1.0 - NOISE && lost <= LOST {
                     true => Verdict::Won,
+                    false if self.late > 0 => Verdict::OutOfTime,
                     false => Verdict::DefaultBest,
                 }
             }
-            Some(_) => Verdict::OutOfTime,
             None if self.at_ceiling => Verdict::AtTheCeiling,
-            None if timed == self.usable.iter().filter(|u| **u).count() && self.finalists.is_empty() => {
-                Verdict::DefaultBest
-            }
-            None => Verdict::OutOfTime,
+            None if self.late == 0 && self.finalists.is_empty() => Verdict::DefaultBest,
+            _ => Verdict::OutOfTime,
         };
         Report {
             class,

@@ -26,10 +26,10 @@ use crate::capabilities::Capabilities;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::kernel::MAX_BINDINGS;
+use crate::kernels::ceilings::Probe;
 use crate::layout::Layout;
 use crate::recipe::{Launch, Recipe};
 use crate::recorder::Pass;
-use crate::kernels::ceilings::Probe;
 use crate::tensor::Tensor;
 use crate::tuned::Question;
 
@@ -321,22 +321,32 @@ impl Attention {
         let dims = [problem.head_dim, problem.v_dim];
         match tuning.cooperative {
             Some(usual) if problem.suits_cooperative(caps) => {
-                let picked = problem.pick("attention/flash", caps, self.tuning, &Question {
-                    default: usual,
-                    candidates: &|| CooperativeTuning::candidates(caps, dims[0], dims[1]),
-                    admits: &|t| t.check(caps, dims[0], dims[1]).is_ok(),
-                    work: &|_| problem.multiplied(Probe::Cooperative),
-                });
+                let picked = problem.pick(
+                    "attention/flash",
+                    caps,
+                    self.tuning,
+                    &Question {
+                        default: usual,
+                        candidates: &|| CooperativeTuning::candidates(caps, dims[0], dims[1]),
+                        admits: &|t| t.check(caps, dims[0], dims[1]).is_ok(),
+                        work: &|_| problem.multiplied(Probe::Cooperative),
+                    },
+                );
                 let plan = problem.cooperative(caps, &picked.tuning)?;
                 Ok(plan.of_class(picked.class))
             }
             _ => {
-                let picked = problem.pick("attention/prefill", caps, self.tuning, &Question {
-                    default: tuning.prefill,
-                    candidates: &|| PrefillTuning::candidates(caps, dims[0], dims[1]),
-                    admits: &|t| t.check(caps, dims[1]).is_ok(),
-                    work: &|_| problem.multiplied(Probe::F32),
-                });
+                let picked = problem.pick(
+                    "attention/prefill",
+                    caps,
+                    self.tuning,
+                    &Question {
+                        default: tuning.prefill,
+                        candidates: &|| PrefillTuning::candidates(caps, dims[0], dims[1]),
+                        admits: &|t| t.check(caps, dims[1]).is_ok(),
+                        work: &|_| problem.multiplied(Probe::F32),
+                    },
+                );
                 let plan = problem.prefill(caps, &picked.tuning)?;
                 Ok(plan.of_class(picked.class))
             }

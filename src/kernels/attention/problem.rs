@@ -10,10 +10,10 @@ use super::{
 use crate::capabilities::Capabilities;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::layout::Layout;
 use crate::kernels::ceilings::Probe;
+use crate::layout::Layout;
 use crate::recipe::Recipe;
-use crate::tuned::{Question, Picked, Work, rounded};
+use crate::tuned::{Picked, Question, Work, rounded};
 
 /// Mirrors the shaders' `Params`.
 #[repr(C)]

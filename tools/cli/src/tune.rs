@@ -212,12 +212,18 @@ impl Run<'_> {
         let reports = tune(ctx, &search, &mut body)?;
         self.done.extend(reports.iter().map(|r| r.class.clone()));
         let tuned = &ctx.capabilities().tuned;
-        let kept = of.iter().filter(|class| tuned.winner(class).is_some()).count();
+        let kept = of
+            .iter()
+            .filter(|class| tuned.winner(class).is_some())
+            .count();
         let mut line = Line::new(row, of, &reports, kept);
         let compared = match kept {
             // The same kernels: nothing to compare.
             0 => {
-                let us = reports.first().map(|r| r.default.1).filter(|_| line.of.len() == 1);
+                let us = reports
+                    .first()
+                    .map(|r| r.default.1)
+                    .filter(|_| line.of.len() == 1);
                 let us = us.map_or_else(|| compare(ctx, &mut body, 1).map(|c| c.default_us), Ok)?;
                 Compared {
                     default_us: us,

@@ -70,6 +70,8 @@ enum Lazy {
 /// A class that planners asked for while they were watched.
 struct Asked {
     default: (String, Work),
+    /// Of the least problem met, the share of the first one's work.
+    least: f64,
     candidates: Vec<Candidate>,
     trial: Option<usize>,
 }
@@ -104,6 +106,14 @@ impl Work {
             operations: 0.0,
             by: Probe::F32,
         }
+    }
+}
+
+impl Work {
+    /// The least share that this is of another in bytes or operations.
+    fn share_of(&self, other: &Self) -> f64 {
+        let share = |a: f64, b: f64| if b > 0.0 { a / b } else { 1.0 };
+        share(self.bytes, other.bytes).min(share(self.operations, other.operations))
     }
 }
 
@@ -289,7 +299,9 @@ impl Tuned {
                         watched.len() - 1
                     }
                 };
-                let asked = &watched[at].1;
+                let asked = &mut watched[at].1;
+                let work = (question.work)(&question.default);
+                asked.least = asked.least.min(work.share_of(&asked.default.1));
                 let trial = asked.trial.and_then(|i| asked.candidates.get(i));
                 (trial.map(|c| c.value.clone()), Some(class))
             }
@@ -373,6 +385,7 @@ impl Asked {
         Self {
             candidates: candidates.filter(|c| c.label != default).collect(),
             default: (default, (question.work)(&question.default)),
+            least: 1.0,
             trial: None,
         }
     }

@@ -29,6 +29,9 @@ pub const NOISE: f64 = 0.03;
 const ROUNDS: usize = 7;
 const LOST: usize = 1;
 
+/// How long a card works before it is timed.
+const HEAT: Duration = Duration::from_millis(80);
+
 /// Candidates that are paired with the default.
 const FINALISTS: usize = 3;
 
@@ -171,16 +174,24 @@ impl Clock<'_, '_> {
 
     /// As many runs a pass as its clock needs, and the device warm.
     fn warm(&mut self) -> Result<()> {
-        let software = self.ctx.capabilities().class == DeviceClass::Software;
-        let enough = if software { 4e-3 } else { 1e-3 };
+        let enough = if self.software() { 4e-3 } else { 2e-3 };
         self.whole()?;
         let once = self.whole()?.max(1e-7);
         self.runs = (enough / once).ceil().clamp(1.0, self.most as f64) as usize;
+        self.heat()
+    }
+
+    /// Work until a card's clocks are up again: after a pause, for compilation, kernels were seen to take five times as long.
+    fn heat(&mut self) -> Result<()> {
         let started = Instant::now();
-        while !software && started.elapsed() < Duration::from_millis(20) {
+        while !self.software() && started.elapsed() < HEAT {
             self.whole()?;
         }
         Ok(())
+    }
+
+    fn software(&self) -> bool {
+        self.ctx.capabilities().class == DeviceClass::Software
     }
 }
 
@@ -225,7 +236,7 @@ pub fn tune(ctx: &Context, search: &Search<'_>, body: &mut Body<'_>) -> Result<V
     let left = |share: f64| started.elapsed() < budget.mul_f64(share);
     let caps = ctx.capabilities();
     let watch = Watch::new(&caps.tuned);
-    let launches = ctx.recipes_of(|pass| body(pass, 0))?.len();
+    let launches = ctx.recipes_of(|pass| body(pass, 0))?;
     let all: Vec<Recipe> = watch.with(|asked| asked.iter().map(|(c, _)| c.clone()).collect());
     let wanted: Vec<usize> = (0..all.len())
         .filter(|&i| !(search.skips)(&all[i].to_string()))
@@ -242,14 +253,18 @@ pub fn tune(ctx: &Context, search: &Search<'_>, body: &mut Body<'_>) -> Result<V
         body,
         next: 1,
         runs: 1,
-        most: (TIMED / launches.max(1)).clamp(1, 256),
+        most: (TIMED / launches.len().max(1)).clamp(1, 256),
     };
     clock.warm()?;
     let first = [clock.each(&all)?, clock.each(&all)?, clock.each(&all)?];
     let mut classes: FxHashMap<usize, Class> = FxHashMap::default();
     for &i in &wanted {
         let time = median(&first.each_ref().map(|t| t[i]));
-        let class = watch.with(|asked| Class::new(&asked[i].1, time, search.ceilings));
+        // A call may be several launches, each of a kernel of its own.
+        let own = launches.iter().filter(|(c, _)| c.as_ref() == Some(&all[i]));
+        let kernels: FxHashSet<&Recipe> = own.clone().map(|(_, recipe)| recipe).collect();
+        let calls = own.count() as f64 / kernels.len().max(1) as f64;
+        let class = watch.with(|asked| Class::new(&asked[i].1, time, calls, search.ceilings));
         classes.insert(i, class);
     }
     let rounds = classes.values().map(|c| c.usable.len()).max().unwrap_or(0);
@@ -292,6 +307,8 @@ pub fn tune(ctx: &Context, search: &Search<'_>, body: &mut Body<'_>) -> Result<V
         }
     }
 
+    watch.set(|_| None);
+    clock.heat()?;
     for round in 0..rounds {
         let trial = |i: usize| classes.get(&i).and_then(|c| c.trial(round));
         if !left(0.9) {
@@ -361,17 +378,19 @@ fn compiles(ctx: &Context, recipe: &Recipe) -> bool {
 }
 
 impl Class {
-    fn new(asked: &Asked, time: f64, ceilings: Option<&Ceilings>) -> Self {
+    /// `time` is that of `calls` calls.
+    fn new(asked: &Asked, time: f64, calls: f64, ceilings: Option<&Ceilings>) -> Self {
         let count = asked.candidates.len();
         let mut usable = vec![true; count];
         let mut at_ceiling = false;
         if let Some(ceilings) = ceilings {
-            let least = bound(&asked.default.1, ceilings);
+            let bound = |work| bound(work, ceilings) * calls * asked.least;
+            let least = bound(&asked.default.1);
             // A default that is faster than that has its data in caches: the bound says nothing.
             if least <= time {
                 at_ceiling = least >= time * (1.0 - NOISE);
                 for (usable, candidate) in usable.iter_mut().zip(&asked.candidates) {
-                    *usable = bound(&candidate.work, ceilings) < time * (1.0 - NOISE);
+                    *usable = bound(&candidate.work) < time * (1.0 - NOISE);
                 }
             }
         }

@@ -192,7 +192,7 @@ struct Run<'a> {
     ctx: &'a Context,
     ceilings: Option<&'a Ceilings>,
     begin: &'a str,
-    /// Classes that were tuned.
+    /// Classes that were decided.
     done: HashSet<String>,
     lines: Vec<Line>,
 }
@@ -210,7 +210,9 @@ impl Run<'_> {
             skips: &|class| self.done.contains(class) || !class.starts_with(self.begin),
         };
         let reports = tune(ctx, &search, &mut body)?;
-        self.done.extend(reports.iter().map(|r| r.class.clone()));
+        // What time did not suffice for, another row may have time for.
+        let decided = reports.iter().filter(|r| r.verdict != Verdict::OutOfTime);
+        self.done.extend(decided.map(|r| r.class.clone()));
         let tuned = &ctx.capabilities().tuned;
         let kept = of
             .iter()
@@ -264,7 +266,8 @@ impl Line {
         let winner = winners.filter_map(|r| Some(&r.best.as_ref()?.0)).next();
         let verdict = match (winner, reports, kept) {
             (Some(winner), [_], _) => format!("kept: {winner}"),
-            (_, [], 0) => "default".into(),
+            (_, [], 0) if of.is_empty() => "nothing to tune".into(),
+            (_, [], 0) => "default, as found before".into(),
             (_, [], _) => "as tuned before".into(),
             (_, [one], _) => one.verdict.to_string(),
             _ => format!("kept for {kept} of {} classes", of.len()),

@@ -633,7 +633,7 @@ impl Context {
     pub(crate) fn recipes_of(
         &self,
         body: impl FnOnce(&mut Pass<'_>) -> Result<()>,
-    ) -> Result<Vec<(Option<Recipe>, Recipe)>> {
+    ) -> Result<crate::recorder::Listed> {
         Pass::list(self, body)
     }
 

@@ -15,6 +15,9 @@ use crate::recipe::{Launch, MAX_PARAM_BYTES, Recipe};
 use crate::shader::Access;
 use crate::tensor::Tensor;
 
+/// Variants, each with its class ([`Launch::class`]).
+pub(crate) type Listed = Vec<(Option<Recipe>, Recipe)>;
+
 /// What to time on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -63,7 +66,7 @@ pub struct Pass<'a> {
     launches: usize,
     profile: Option<Queries>,
     /// Where nothing is to run: what would.
-    listed: Option<Vec<(Option<Recipe>, Recipe)>>,
+    listed: Option<Listed>,
 }
 
 struct Uniforms {
@@ -146,7 +149,7 @@ impl<'a> Pass<'a> {
     pub(crate) fn list(
         ctx: &'a Context,
         body: impl FnOnce(&mut Pass<'_>) -> Result<()>,
-    ) -> Result<Vec<(Option<Recipe>, Recipe)>> {
+    ) -> Result<Listed> {
         let mut listed = Ok(Vec::new());
         ctx.scoped(|device| {
             let mut encoder =

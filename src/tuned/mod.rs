@@ -58,6 +58,10 @@ struct State {
 
 /// Whether classes without an entry are to be tuned when they are met.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(
+    target_arch = "wasm32",
+    expect(dead_code, reason = "nothing is tuned there")
+)]
 enum Lazy {
     #[default]
     Off,

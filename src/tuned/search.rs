@@ -17,7 +17,7 @@ use crate::context::{Context, lock};
 use crate::error::Result;
 use crate::kernels::ceilings::Ceilings;
 use crate::recipe::Recipe;
-use crate::recorder::{Pass, Profile};
+use crate::recorder::{Pass, Profile, TimedLaunch};
 
 /// What is run to be tuned: records one run; its number chooses among sets of inputs.
 type Body<'a> = dyn FnMut(&mut Pass<'_>, usize) -> Result<()> + 'a;
@@ -132,7 +132,7 @@ struct Clock<'a, 'b> {
 const TIMED: usize = 1024;
 
 impl Clock<'_, '_> {
-    fn profile(&mut self, profile: Profile) -> Result<(f64, Vec<(Option<Recipe>, Duration)>)> {
+    fn profile(&mut self, profile: Profile) -> Result<(f64, Vec<TimedLaunch>)> {
         let started = Instant::now();
         let numbers = self.next..self.next + self.runs;
         self.next += self.runs;
@@ -141,11 +141,7 @@ impl Clock<'_, '_> {
             numbers.into_iter().try_for_each(|run| body(pass, run))
         })?;
         let (total, launches) = match times {
-            Some(times) => {
-                let launches = times.launches.into_iter();
-                let launches = launches.map(|l| (l.class, l.time)).collect();
-                (times.total, launches)
-            }
+            Some(times) => (times.total, times.launches),
             None => {
                 ctx.wait()?;
                 (started.elapsed(), Vec::new())
@@ -166,8 +162,8 @@ impl Clock<'_, '_> {
         }
         let (_, launches) = self.profile(Profile::EachLaunch)?;
         let of = |class: &Recipe| {
-            let own = launches.iter().filter(|(c, _)| c.as_ref() == Some(class));
-            own.map(|(_, time)| time.as_secs_f64()).sum::<f64>() / self.runs as f64
+            let own = launches.iter().filter(|l| l.class.as_ref() == Some(class));
+            own.map(|l| l.time.as_secs_f64()).sum::<f64>() / self.runs as f64
         };
         Ok(classes.iter().map(of).collect())
     }

@@ -127,7 +127,7 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     rows
 }
 
-/// What a model is tuned with: a step of decoding after half of what it holds, or [`CONTEXT`] tokens, and a chunk of a prompt.
+/// What a model is tuned with: a step of decoding after half of what it holds, or 512 tokens, and a chunk of a prompt.
 pub fn steps<F>(name: &str, load: F) -> [Row; 2]
 where
     F: Fn(&Context) -> Result<Llama> + Clone + Send + Sync + 'static,

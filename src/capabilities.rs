@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::tuned::Tuned;
+
 /// A cooperative-matrix shape and its element types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CooperativeShape {
@@ -127,6 +129,8 @@ pub struct Capabilities {
     pub workgroups: u32,
     /// Alignment of dynamic uniform offsets in bytes.
     pub uniform_alignment: u32,
+    /// Winners of tuning, which planners take before their defaults: of an open device, what it has found or stored.
+    pub tuned: Tuned,
 }
 
 impl Capabilities {
@@ -154,6 +158,7 @@ impl Capabilities {
             workgroup_bytes: 16 << 10,
             workgroups: 65535,
             uniform_alignment: 256,
+            tuned: Tuned::default(),
         }
     }
 

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-#[cfg(not(target_arch = "wasm32"))]
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -17,6 +16,7 @@ use crate::layout::Layout;
 use crate::recipe::Recipe;
 use crate::recorder::{Pass, Profile};
 use crate::tensor::Tensor;
+use crate::tuned::Tuned;
 
 /// Whether compiled shaders check the bounds of every access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -40,11 +40,46 @@ pub enum SoftwareAdapters {
     Only,
 }
 
+/// Whether planners take winners of tuning before their defaults; see [`crate::tuned`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Tuning {
+    /// Defaults alone.
+    Off,
+    /// Those kept in the folder of the pipeline cache, or put into [`Capabilities::tuned`].
+    #[default]
+    Stored,
+    /// These, and models tune what nothing is known of when they first run it: in this time in all.
+    Lazy(Duration),
+    /// Any candidate, chosen by this seed: with it the correctness matrix shows that results are right whatever a store says.
+    Shuffled(u64),
+}
+
+/// `off`, `stored`, `shuffled:SEED`, or the seconds that models may spend on what they first run.
+impl std::str::FromStr for Tuning {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let seconds = || Duration::try_from_secs_f64(text.parse().ok()?).ok();
+        let seed = || text.strip_prefix("shuffled:")?.parse().ok();
+        match text {
+            "off" => Ok(Self::Off),
+            "stored" => Ok(Self::Stored),
+            _ => (seconds().map(Self::Lazy))
+                .or_else(|| seed().map(Self::Shuffled))
+                .ok_or_else(|| {
+                    let allowed = "off, stored, shuffled:SEED, or seconds";
+                    Error::argument("tuning", text, allowed)
+                }),
+        }
+    }
+}
+
 /// Chooses an adapter and opens a [`Context`]; start with [`Context::builder`].
 ///
 /// The environment decides what the builder leaves open: `FLASHWAVE_BACKEND` (vulkan, metal, dx12, gl),
 /// `FLASHWAVE_ADAPTER` (a part of the adapter's name), `FLASHWAVE_SOFTWARE` (allowed, refused, only),
-/// `FLASHWAVE_CHECKS` (on, off), `FLASHWAVE_CACHE` (folder of the pipeline cache; empty for none).
+/// `FLASHWAVE_CHECKS` (on, off), `FLASHWAVE_CACHE` (folder of compiled pipelines and tunings; empty for none),
+/// `FLASHWAVE_TUNING` (see [`Tuning`]'s `FromStr`).
 #[derive(Clone, Debug, Default)]
 pub struct ContextBuilder {
     backends: Option<wgpu::Backends>,
@@ -55,6 +90,7 @@ pub struct ContextBuilder {
     subgroups: Option<bool>,
     binding: Option<u64>,
     cache: Option<PathBuf>,
+    tuning: Option<Tuning>,
 }
 
 impl ContextBuilder {
@@ -90,9 +126,15 @@ impl ContextBuilder {
         self.binding = Some(bytes);
         self
     }
-    /// Keeps compiled pipelines in this folder, where the backend can.
+    /// Keeps compiled pipelines, where the backend can, and tunings in this folder.
     pub fn pipeline_cache(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache = Some(folder.into());
+        self
+    }
+
+    /// Whether planners take winners of tuning.
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = Some(tuning);
         self
     }
 
@@ -164,6 +206,9 @@ impl ContextBuilder {
                 "off" => ShaderChecks::Off,
                 _ => return bad("FLASHWAVE_CHECKS", &v, "on or off"),
             });
+        }
+        if let (None, Some(v)) = (self.tuning, var("FLASHWAVE_TUNING")) {
+            self.tuning = Some(v.parse()?);
         }
         if self.cache.is_none() {
             self.cache = std::env::var_os("FLASHWAVE_CACHE").map(PathBuf::from);
@@ -252,6 +297,11 @@ pub(crate) struct Inner {
     kernels: Mutex<FxHashMap<Recipe, Arc<Kernel>>>,
     lost: Arc<Mutex<Option<String>>>,
     cache: Option<(wgpu::PipelineCache, PathBuf)>,
+    /// Where tunings are kept.
+    tunings: Option<PathBuf>,
+    /// What is left of the time for tuning.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) lazy: Mutex<Duration>,
     /// What a browser's device has yet to say of calls made.
     #[cfg(target_arch = "wasm32")]
     answers: Mutex<Vec<Answer>>,
@@ -332,7 +382,8 @@ impl Context {
         // Errors are caught by scopes around every call; what slips past them must not abort the process.
         device.on_uncaptured_error(Arc::new(|e| log::error!("uncaptured GPU error: {e}")));
         let caps = capabilities(&adapter, features, &limits);
-        let cache = open_cache(&adapter, &device, features, options.cache);
+        let folder = options.cache.filter(|f| !f.as_os_str().is_empty());
+        let cache = open_cache(&adapter, &device, features, folder.as_deref());
         let inner = Inner {
             pool: Pool::new(&caps),
             bind_groups: Mutex::default(),
@@ -351,12 +402,51 @@ impl Context {
             caps,
             lost,
             cache,
+            tunings: None,
+            #[cfg(not(target_arch = "wasm32"))]
+            lazy: Mutex::default(),
         };
         let mut ctx = Self {
             inner: Arc::new(inner),
         };
         ctx.ask_for_matrices();
+        ctx.open_tunings(options.tuning.unwrap_or_default(), folder);
         Ok(ctx)
+    }
+
+    /// The store of tunings, with what is kept of this device, its tiers and checks.
+    fn open_tunings(&mut self, tuning: Tuning, folder: Option<PathBuf>) {
+        let (caps, checks) = (&self.inner.caps, self.inner.checks);
+        let device = format!("{caps}; {}; checks {checks:?}", caps.tier_summary());
+        let named = device.chars().map(|c| match c {
+            c if c.is_ascii_alphanumeric() || c == '.' => c,
+            _ => '_',
+        });
+        let file = format!("tuned_{}.json", named.collect::<String>());
+        let path = folder.map(|f| f.join(file));
+        let tuned = Tuned::of(device);
+        if let (Tuning::Stored | Tuning::Lazy(_), Some(path)) = (tuning, &path) {
+            match std::fs::read_to_string(path) {
+                Ok(json) => {
+                    tuned.import(&json);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => log::warn!("stored tunings are ignored: {}: {e}", path.display()),
+            }
+        }
+        if let Tuning::Shuffled(seed) = tuning {
+            tuned.shuffle(seed);
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Tuning::Lazy(budget) = tuning {
+            tuned.want();
+            *lock(&self.inner.lazy) = budget;
+        }
+        // Nothing else holds the context yet.
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.caps.tuned = tuned;
+            inner.tunings = path;
+        }
     }
 
     /// Finds out whether kernels can count on where the elements of cooperative matrices lie, and on those of int8.
@@ -538,6 +628,15 @@ impl Context {
         Ok((value, times))
     }
 
+    /// The variants that `body` would run, each with its class ([`crate::tuned`]).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn recipes_of(
+        &self,
+        body: impl FnOnce(&mut Pass<'_>) -> Result<()>,
+    ) -> Result<crate::recorder::Listed> {
+        Pass::list(self, body)
+    }
+
     /// Waits until everything submitted has run.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn wait(&self) -> Result<()> {
@@ -602,6 +701,15 @@ impl Context {
         self.inner.submissions.load(Ordering::Relaxed)
     }
 
+    /// Writes [`Capabilities::tuned`] to the folder of the pipeline cache, and returns the file's path; none without a folder.
+    pub fn save_tuned(&self) -> Result<Option<&std::path::Path>> {
+        let Some(path) = &self.inner.tunings else {
+            return Ok(None);
+        };
+        replace(path, self.inner.caps.tuned.export().as_bytes())?;
+        Ok(Some(path))
+    }
+
     /// Writes the pipeline cache to its folder; also done when the last clone is dropped.
     pub fn save_pipeline_cache(&self) -> Result<()> {
         self.inner.save_cache()
@@ -616,14 +724,18 @@ impl Inner {
         let Some(data) = cache.get_data() else {
             return Ok(());
         };
-        // Written beside and renamed, so that a reader never sees half a file.
-        let partial = path.with_extension("partial");
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        }
-        std::fs::write(&partial, data).map_err(|e| Error::io(&partial, e))?;
-        std::fs::rename(&partial, path).map_err(|e| Error::io(path, e))
+        replace(path, &data)
     }
+}
+
+/// Writes a file, in a folder that is made if need be: beside it and renamed, so that a reader never sees half of one.
+fn replace(path: &std::path::Path, data: &[u8]) -> Result<()> {
+    let partial = path.with_extension("partial");
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    }
+    std::fs::write(&partial, data).map_err(|e| Error::io(&partial, e))?;
+    std::fs::rename(&partial, path).map_err(|e| Error::io(path, e))
 }
 
 impl Drop for Inner {
@@ -651,9 +763,9 @@ fn open_cache(
     adapter: &wgpu::Adapter,
     device: &wgpu::Device,
     features: wgpu::Features,
-    folder: Option<PathBuf>,
+    folder: Option<&std::path::Path>,
 ) -> Option<(wgpu::PipelineCache, PathBuf)> {
-    let folder = folder.filter(|f| !f.as_os_str().is_empty())?;
+    let folder = folder?;
     if !features.contains(wgpu::Features::PIPELINE_CACHE) {
         return None;
     }
@@ -765,6 +877,7 @@ fn capabilities(
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
         workgroups: limits.max_compute_workgroups_per_dimension,
         uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+        tuned: Tuned::default(),
         name: info.name,
     }
 }

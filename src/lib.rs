@@ -22,6 +22,7 @@ pub mod shader;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod spirv;
 pub mod tensor;
+pub mod tuned;
 mod vulkan;
 
 pub use capabilities::Capabilities;

@@ -216,6 +216,8 @@ pub struct Launch {
     pub grid: [u32; 3],
     /// Parameters.
     pub params: Params,
+    /// The class of problems that it was planned for, while candidates for the class are tried ([`crate::tuned`]).
+    pub class: Option<Recipe>,
 }
 
 impl Launch {
@@ -237,7 +239,14 @@ impl Launch {
             recipe,
             grid: grid.map(|n| n as u32),
             params: Params::new(params),
+            class: None,
         })
+    }
+
+    /// With what planners were told of its class.
+    pub(crate) fn of_class(mut self, class: Option<Recipe>) -> Self {
+        self.class = class;
+        self
     }
 }
 

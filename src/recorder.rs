@@ -11,9 +11,12 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::{self, MAX_BINDINGS};
 use crate::layout::Layout;
-use crate::recipe::{Launch, MAX_PARAM_BYTES};
+use crate::recipe::{Launch, MAX_PARAM_BYTES, Recipe};
 use crate::shader::Access;
 use crate::tensor::Tensor;
+
+/// Variants, each with its class ([`Launch::class`]).
+pub(crate) type Listed = Vec<(Option<Recipe>, Recipe)>;
 
 /// What to time on the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +34,19 @@ pub enum Profile {
 pub struct Times {
     /// From the first dispatch's start to the last one's end.
     pub total: Duration,
-    /// Each dispatch with its recipe's label, for [`Profile::EachLaunch`].
-    pub launches: Vec<(String, Duration)>,
+    /// Each dispatch, for [`Profile::EachLaunch`].
+    pub launches: Vec<TimedLaunch>,
+}
+
+/// The time of a dispatch.
+#[derive(Clone, Debug)]
+pub struct TimedLaunch {
+    /// The variant.
+    pub recipe: Recipe,
+    /// See [`Launch::class`].
+    pub class: Option<Recipe>,
+    /// What it took.
+    pub time: Duration,
 }
 
 /// Bytes of uniform parameters one pass can hold: its dispatches, on devices without immediates.
@@ -51,6 +65,8 @@ pub struct Pass<'a> {
     current: u64,
     launches: usize,
     profile: Option<Queries>,
+    /// Where nothing is to run: what would.
+    listed: Option<Listed>,
 }
 
 struct Uniforms {
@@ -63,7 +79,7 @@ struct Uniforms {
 struct Queries {
     set: wgpu::QuerySet,
     each: bool,
-    labels: Vec<String>,
+    timed: Vec<(Recipe, Option<Recipe>)>,
     capacity: u32,
 }
 
@@ -102,7 +118,19 @@ impl<'a> Pass<'a> {
                 timestamp_writes: around,
             })
             .forget_lifetime();
-        let mut recording = Pass {
+        let mut recording = Self::over(ctx, encoder, pass, queries);
+        let value = body(&mut recording)?;
+        let pending = recording.submit(device)?;
+        Ok((value, pending))
+    }
+
+    fn over(
+        ctx: &'a Context,
+        encoder: wgpu::CommandEncoder,
+        pass: wgpu::ComputePass<'static>,
+        profile: Option<Queries>,
+    ) -> Self {
+        Self {
             ctx,
             encoder,
             pass: Some(pass),
@@ -111,11 +139,28 @@ impl<'a> Pass<'a> {
             uniforms: None,
             current: 0,
             launches: 0,
-            profile: queries,
-        };
-        let value = body(&mut recording)?;
-        let pending = recording.submit(device)?;
-        Ok((value, pending))
+            profile,
+            listed: None,
+        }
+    }
+
+    /// The variants that `body` would run, each with its class; nothing is compiled or submitted.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn list(
+        ctx: &'a Context,
+        body: impl FnOnce(&mut Pass<'_>) -> Result<()>,
+    ) -> Result<Listed> {
+        let mut listed = Ok(Vec::new());
+        ctx.scoped(|device| {
+            let mut encoder =
+                device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let descriptor = wgpu::ComputePassDescriptor::default();
+            let pass = encoder.begin_compute_pass(&descriptor).forget_lifetime();
+            let mut recording = Self::over(ctx, encoder, pass, None);
+            recording.listed = Some(Vec::new());
+            listed = body(&mut recording).map(|()| recording.listed.take().unwrap_or_default());
+        })?;
+        listed
     }
 
     /// The context recorded for.
@@ -169,6 +214,10 @@ impl<'a> Pass<'a> {
 
     /// Records one dispatch over `tensors`, in the order of the shader's bindings.
     pub fn launch(&mut self, launch: &Launch, tensors: &[&Tensor]) -> Result<()> {
+        if let Some(listed) = &mut self.listed {
+            listed.push((launch.class.clone(), launch.recipe.clone()));
+            return Ok(());
+        }
         let kernel = self.ctx.kernel(&launch.recipe)?;
         if tensors.len() != kernel.bindings.len() {
             return Err(Error::argument(
@@ -356,24 +405,25 @@ impl Queries {
         Some(Self {
             set,
             each,
-            labels: Vec::new(),
+            timed: Vec::new(),
             capacity,
         })
     }
 
     fn room(&self) -> bool {
-        self.each && (self.labels.len() as u32 + 1) * 2 <= self.capacity
+        self.each && (self.timed.len() as u32 + 1) * 2 <= self.capacity
     }
 
     fn before(&mut self, pass: &mut wgpu::ComputePass<'_>, launch: &Launch) {
         if self.room() {
-            pass.write_timestamp(&self.set, self.labels.len() as u32 * 2);
-            self.labels.push(launch.recipe.to_string());
+            pass.write_timestamp(&self.set, self.timed.len() as u32 * 2);
+            self.timed
+                .push((launch.recipe.clone(), launch.class.clone()));
         }
     }
 
     fn after(&mut self, pass: &mut wgpu::ComputePass<'_>) {
-        let written = self.labels.len() as u32;
+        let written = self.timed.len() as u32;
         if self.each && written > 0 && written * 2 <= self.capacity {
             pass.write_timestamp(&self.set, written * 2 - 1);
         }
@@ -386,7 +436,7 @@ impl Queries {
         launches: usize,
     ) -> Pending {
         let count = if self.each {
-            self.labels.len() as u32 * 2
+            self.timed.len() as u32 * 2
         } else {
             2
         };
@@ -414,7 +464,7 @@ impl Queries {
         }
         Pending {
             read,
-            labels: self.labels,
+            timed: self.timed,
             empty: launches == 0,
         }
     }
@@ -423,7 +473,7 @@ impl Queries {
 /// Timestamps under way.
 pub(crate) struct Pending {
     read: wgpu::Buffer,
-    labels: Vec<String>,
+    timed: Vec<(Recipe, Option<Recipe>)>,
     empty: bool,
 }
 
@@ -453,9 +503,15 @@ impl Pending {
             |a: u64, b: u64| Duration::from_nanos((b.saturating_sub(a) as f64 * period) as u64);
         let total = span(ticks[0], ticks.last().copied().unwrap_or(ticks[0]));
         let each = ticks.chunks_exact(2).map(|pair| span(pair[0], pair[1]));
+        let launches = self.timed.into_iter().zip(each);
+        let launches = launches.map(|((recipe, class), time)| TimedLaunch {
+            recipe,
+            class,
+            time,
+        });
         Ok(Times {
             total,
-            launches: self.labels.into_iter().zip(each).collect(),
+            launches: launches.collect(),
         })
     }
 }

@@ -153,7 +153,7 @@ fn a_pass_reports_gpu_times() {
     let (_, times) = ctx.profile(Profile::EachLaunch, both).expect("runs");
     let launches = times.expect("times").launches;
     assert!(
-        launches.len() == 2 && launches[0].0.contains("silu"),
+        launches.len() == 2 && launches[0].recipe.to_string().contains("silu"),
         "{launches:?}"
     );
 }

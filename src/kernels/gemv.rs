@@ -15,6 +15,7 @@ use crate::quant::{Code, QuantLayout};
 use crate::recipe::{Constant, Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
+use crate::tuned::{Question, Work, rounded};
 
 /// Rows of x that one reading of the weights serves; more are read for again.
 pub const MAX_ROWS: usize = 8;
@@ -218,8 +219,37 @@ impl Gemv {
     /// Plans the dispatch, choosing how to cut it.
     pub fn plan(&self, caps: &Capabilities, args: &LinearArgs<'_, Layout>) -> Result<Launch> {
         let problem = self.check(args)?;
-        let tuning = self.choose(caps, &problem, args.norm.is_some());
-        self.launch(caps, args, &problem, &tuning)
+        let normed = args.norm.is_some();
+        let class = || {
+            let Checked { x, y, per_pass, .. } = &problem;
+            let class = Recipe::new("gemm/gemv")
+                .with("X", args.x.dtype())
+                .with("W", args.weight.dtype().name())
+                .with("Y", args.out.dtype());
+            let class = match &problem.quant {
+                Some(quant) => constants(class, quant),
+                None => class,
+            };
+            class
+                .with("NORM", u32::from(normed))
+                .with("GATED", self.gating.constant())
+                .with("M", *per_pass as u32)
+                .with("PASSES", rounded(x.rows.div_ceil(*per_pass)))
+                .with("N", rounded(y.cols))
+                .with("K", x.cols as u32)
+        };
+        let question = Question {
+            default: self.choose(caps, &problem, normed),
+            candidates: &|| match &problem.quant {
+                Some(quant) => self.quant_candidates(caps, problem.per_pass, quant),
+                None => self.candidates(caps, problem.per_pass),
+            },
+            admits: &|t| self.admit(caps, args, &problem, t).is_ok(),
+            work: &|_| Work::bytes(args.weight.bytes()),
+        };
+        let picked = caps.tuned.pick(class, &question);
+        let launch = self.launch(caps, args, &problem, &picked.tuning)?;
+        Ok(launch.of_class(picked.class))
     }
 
     /// Plans the dispatch with a given tuning.
@@ -230,6 +260,18 @@ impl Gemv {
         tuning: &GemvTuning,
     ) -> Result<Launch> {
         let problem = self.check(args)?;
+        self.admit(caps, args, &problem, tuning)?;
+        self.launch(caps, args, &problem, tuning)
+    }
+
+    /// Errors unless the tuning suits the device and the problem.
+    fn admit(
+        &self,
+        caps: &Capabilities,
+        args: &LinearArgs<'_, Layout>,
+        problem: &Checked,
+        tuning: &GemvTuning,
+    ) -> Result<()> {
         self.check_tuning(caps, problem.per_pass, args.norm.is_some(), tuning)?;
         if let Team::Resident(_) = tuning.team {
             let kept = problem
@@ -241,7 +283,7 @@ impl Gemv {
                 return Err(Error::argument("tuning", was, allowed));
             }
         }
-        self.launch(caps, args, &problem, tuning)
+        Ok(())
     }
 
     /// Records the product.

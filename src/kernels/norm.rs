@@ -146,11 +146,15 @@ impl Norm {
     /// Plans the dispatch.
     pub fn plan(self, caps: &Capabilities, args: &NormArgs<&Layout>) -> Result<Launch> {
         let rows = args.x.as_rows("x")?;
-        self.plan_with(
+        let picked = RowTuning::pick(
             caps,
-            args,
-            RowTuning::default_for(caps, args.x.dtype(), rows.rows, rows.cols),
-        )
+            || self.recipe(args),
+            args.x.dtype(),
+            [rows.rows, rows.cols],
+            args.x.bytes() + args.y.bytes(),
+        );
+        let launch = self.plan_with(caps, args, picked.tuning)?;
+        Ok(launch.of_class(picked.class))
     }
 
     /// Plans the dispatch with a tuning of the caller's, which has to fit the device and the row.

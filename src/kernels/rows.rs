@@ -4,6 +4,7 @@ use crate::capabilities::Capabilities;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
+use crate::tuned::{Picked, Question, Work, rounded};
 
 /// Elements that one access to memory moves, where alignment allows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,6 +104,27 @@ impl RowTuning {
                 Self::covering(team, 1, groups, LONG_UNROLL, Access::Four)
             }
         }
+    }
+
+    /// The stored tuning of kernels of this variant for so many rows, or the default; `bytes` are what it moves.
+    pub(crate) fn pick(
+        caps: &Capabilities,
+        variant: impl FnOnce() -> Recipe,
+        dtype: DType,
+        [rows, cols]: [usize; 2],
+        bytes: u64,
+    ) -> Picked<Self> {
+        let class = || {
+            let cols = cols as u32;
+            variant().with("ROWS", rounded(rows)).with("COLS", cols)
+        };
+        let question = Question {
+            default: Self::default_for(caps, dtype, rows, cols),
+            candidates: &|| Self::candidates(caps, dtype, rows, cols),
+            admits: &|tuning| tuning.check(caps, cols.div_ceil(4)).is_ok(),
+            work: &|_| Work::bytes(bytes),
+        };
+        caps.tuned.pick(class, &question)
     }
 
     /// Tunings worth timing for this size: teams of every size, alone in a workgroup and side by side, with every

@@ -79,13 +79,27 @@ impl Softmax {
         y: &Layout,
     ) -> Result<Launch> {
         let rows = x.as_rows("x")?;
-        self.plan_with(
+        let picked = RowTuning::pick(
             caps,
-            x,
-            mask,
-            y,
-            RowTuning::default_for(caps, x.dtype(), rows.rows, rows.cols),
-        )
+            || self.recipe(x, mask, y),
+            x.dtype(),
+            [rows.rows, rows.cols],
+            x.bytes() + y.bytes(),
+        );
+        let launch = self.plan_with(caps, x, mask, y, picked.tuning)?;
+        Ok(launch.of_class(picked.class))
+    }
+
+    fn recipe(self, x: &Layout, mask: Option<&Layout>, y: &Layout) -> Recipe {
+        let kind = match self.kind {
+            SoftmaxKind::Softmax => "softmax",
+            SoftmaxKind::Log => "log",
+        };
+        Recipe::new("softmax/softmax")
+            .with("KIND", kind)
+            .with("X", x.dtype())
+            .with("MASK", mask.map(Layout::dtype))
+            .with("Y", y.dtype())
     }
 
     /// Plans the dispatch with a tuning of the caller's, which has to fit the device and the row.
@@ -124,15 +138,7 @@ impl Softmax {
         let groups = from.cols.div_ceil(4);
         let tuning = tuning.check(caps, groups)?;
         let aligned = [from, masked, to].map(Rows::alignment).into_iter().min();
-        let kind = match self.kind {
-            SoftmaxKind::Softmax => "softmax",
-            SoftmaxKind::Log => "log",
-        };
-        let recipe = Recipe::new("softmax/softmax")
-            .with("KIND", kind)
-            .with("X", x.dtype())
-            .with("MASK", mask.map(Layout::dtype))
-            .with("Y", y.dtype());
+        let recipe = self.recipe(x, mask, y);
         let recipe = tuning.constants(recipe, caps, aligned.unwrap_or(1));
         let params = Params {
             rows: from.rows as u32,

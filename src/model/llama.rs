@@ -804,6 +804,24 @@ impl Session {
         ctx.record(after)
     }
 
+    /// As [`submit`](Self::submit); what it met for the first time is tuned with it, if the context is to do so. The cache does
+    /// not advance: the pass can be run again and again.
+    fn submit_tuned(
+        &self,
+        ids: &Tensor,
+        logits: Option<(Logits, &Tensor)>,
+        then: &Then<'_>,
+    ) -> Result<()> {
+        self.submit(ids, logits, then)?;
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.model.inner.offloaded().next().is_none()
+            && (self.model.context()).tune_wanted(&mut |pass| self.forward(pass, ids, logits))?
+        {
+            self.submit(ids, logits, then)?;
+        }
+        Ok(())
+    }
+
     fn forward_by(
         &self,
         ids: &Tensor,
@@ -1021,8 +1039,8 @@ impl Decode for Session {
             let ids = self.work.ids.rows(0..chunk.len())?;
             ids.write(chunk)?;
             match i < last {
-                true => self.submit(&ids, None, &|_, _| Ok(()))?,
-                false => self.submit(&ids, Some((Logits::Last, &self.work.logits)), then)?,
+                true => self.submit_tuned(&ids, None, &|_, _| Ok(()))?,
+                false => self.submit_tuned(&ids, Some((Logits::Last, &self.work.logits)), then)?,
             }
             self.cache.advance(chunk.len());
         }

@@ -148,9 +148,8 @@ fn prepare(ctx: &Context, p: Problem, op: Attention, count: usize) -> Result<Pre
         keys: p.keys,
     };
     let plan = op.plan_cached(ctx.capabilities(), sets.args(0).layouts())?;
-    let label = plan.to_string();
-    Ok(Prepared::new(label, move |pass, run| {
-        plan.launch_cached(pass, sets.args(run))
+    Ok(Prepared::new(plan, move |pass, run| {
+        op.run_cached(pass, sets.args(run))
     }))
 }
 

@@ -191,7 +191,10 @@ fn neurons(
                     &y,
                 )
             };
-            args.launch(pass, &plan)
+            match &tuning {
+                Some(_) => args.launch(pass, &plan),
+                None => op.run(pass, &args),
+            }
         }))
     });
     row.marks = marks(scale, format!("neurons that fire, {dtype}"), sparsity);
@@ -237,26 +240,20 @@ fn inputs(caps: &Capabilities, scale: Scale, dtype: DType, sparsity: f64) -> Row
         };
         let caps = ctx.capabilities();
         let one = up.plan(caps, &first.layouts())?;
-        let of_down = scaled(1);
-        let second = SparseLinearArgs {
-            scales: of_down.as_ref(),
-            ..SparseLinearArgs::new(&h, &sets[0][1], &y)
-        };
-        let two = down.plan(caps, &second.layouts())?;
         let recipe = format!("{} {:?}", one.product.recipe, one.product.grid);
         Ok(Prepared::new(recipe, move |pass, run| {
             let [both, back] = &sets[run % sets.len()];
             let (a, b) = (scaled(0), scaled(1));
-            SparseLinearArgs {
+            let first = SparseLinearArgs {
                 scales: a.as_ref(),
                 ..SparseLinearArgs::new(&x, both, &h)
-            }
-            .launch(pass, &one)?;
-            SparseLinearArgs {
+            };
+            up.run(pass, &first)?;
+            let second = SparseLinearArgs {
                 scales: b.as_ref(),
                 ..SparseLinearArgs::new(&h, back, &y)
-            }
-            .launch(pass, &two)
+            };
+            down.run(pass, &second)
         }))
     });
     row.marks = marks(scale, format!("inputs, {dtype}"), sparsity);
@@ -353,7 +350,10 @@ fn product(
                 },
                 ..SparseLinearArgs::new(&x, &sets[run % sets.len()], &y)
             };
-            args.launch(pass, &plan)
+            match &tuning {
+                Some(_) => args.launch(pass, &plan),
+                None => op.run(pass, &args),
+            }
         }))
     })
 }

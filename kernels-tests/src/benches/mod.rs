@@ -295,6 +295,13 @@ impl Row {
     }
 }
 
+impl Prepared {
+    /// Records the run of this number.
+    pub fn record(&mut self, pass: &mut Pass<'_>, run: usize) -> Result<()> {
+        (self.record)(pass, run)
+    }
+}
+
 /// How a row was timed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measurement {

@@ -127,6 +127,49 @@ pub fn rows(caps: &Capabilities, scale: Scale) -> Vec<Row> {
     rows
 }
 
+/// What a model is tuned with: a step of decoding after half of what it holds, or 512 tokens, and a chunk of a prompt.
+pub fn steps<F>(name: &str, load: F) -> [Row; 2]
+where
+    F: Fn(&Context) -> Result<Llama> + Clone + Send + Sync + 'static,
+{
+    let decode = load.clone();
+    let logits = |session: &Session| {
+        let vocab = session.model().config().vocab_size;
+        Tensor::empty(session.model().context(), DType::F32, [1, vocab])
+    };
+    let decode = move |ctx: &Context| {
+        let model = decode(ctx)?;
+        let most = model.config().max_positions;
+        let mut session = model.session(most.min(2 * CONTEXT))?;
+        let prompt = prompt(&model);
+        session.feed(&prompt[..(most / 2).clamp(1, CONTEXT)])?;
+        let ids = Tensor::from_slice(ctx, &[1u32], [1])?;
+        let logits = logits(&session)?;
+        Ok(Prepared::new("model", move |pass, _| {
+            session.forward(pass, &ids, Some((Logits::Last, &logits)))
+        }))
+    };
+    let prompt = move |ctx: &Context| {
+        let model = load(ctx)?;
+        let session = model.session(model.config().max_positions.min(2 * CONTEXT))?;
+        let tokens = session.chunk();
+        let ids = Tensor::from_slice(ctx, &vec![1u32; tokens], [tokens])?;
+        let logits = logits(&session)?;
+        Ok(Prepared::new("model", move |pass, _| {
+            session.forward(pass, &ids, Some((Logits::Last, &logits)))
+        }))
+    };
+    [
+        Row::memory("model", format!("{name}: a token"), 0.0, decode),
+        Row::memory("model", format!("{name}: a chunk of a prompt"), 0.0, prompt),
+    ]
+}
+
+/// A model of random weights, f16, of the rows' shape.
+pub fn random_model(ctx: &Context) -> Result<Llama> {
+    Llama::random(ctx, shape(Scale::of(ctx.capabilities())), DType::F16)
+}
+
 /// Decode steps that leave weights unread; bytes are those left to read.
 fn sparse(scale: Scale) -> Vec<Row> {
     let c = shape(scale);

@@ -13,6 +13,7 @@ use crate::layout::Layout;
 use crate::recipe::Constant;
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
+use crate::tuned::Question;
 
 /// The layouts of one call over caches, to plan it without a GPU; see [`CacheArgs`].
 #[derive(Clone, Copy, Debug)]
@@ -163,10 +164,22 @@ impl Attention {
             ),
         };
         match flash_decode {
-            Some(tuning) if problem.suits_flash_decode(&caches) => {
-                problem.flash_decode(caps, &caches, &tuning)
+            Some(usual) if problem.suits_flash_decode(&caches) => {
+                let question = Question {
+                    default: usual,
+                    candidates: &|| FlashDecodeTuning::candidates(caps),
+                    admits: &|t| t.check(caps).is_ok(),
+                    work: &|_| problem.read(),
+                };
+                let picked = problem.pick("attention/flash_decode", caps, self.tuning, &question);
+                let plan = problem.flash_decode(caps, &caches, &picked.tuning)?;
+                Ok(plan.of_class(picked.class))
             }
-            _ => problem.decode(caps, &decode),
+            _ => {
+                let picked = problem.pick_decode(caps, self.tuning, decode);
+                let plan = problem.decode(caps, &picked.tuning)?;
+                Ok(plan.of_class(picked.class))
+            }
         }
     }
 

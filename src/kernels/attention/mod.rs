@@ -26,10 +26,12 @@ use crate::capabilities::Capabilities;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::kernel::MAX_BINDINGS;
+use crate::kernels::ceilings::Probe;
 use crate::layout::Layout;
-use crate::recipe::Launch;
+use crate::recipe::{Launch, Recipe};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
+use crate::tuned::Question;
 
 pub use alibi::alibi_slopes;
 pub use backward::{
@@ -207,6 +209,15 @@ impl AttentionPlan {
         std::iter::once(&self.main).chain(&self.combine)
     }
 
+    /// With what planners were told of its class.
+    fn of_class(mut self, class: Option<Recipe>) -> Self {
+        if let Some(combine) = &mut self.combine {
+            combine.class.clone_from(&class);
+        }
+        self.main.class = class;
+        self
+    }
+
     /// Bytes of device memory that the call takes beside its tensors: partial results where keys are split, or none.
     pub fn scratch_bytes(&self) -> u64 {
         4 * self.partial as u64
@@ -303,11 +314,42 @@ impl Attention {
         let tuning = self.tuning.unwrap_or_else(|| problem.usual_tuning(caps));
         // The decode kernel binds one tensor more.
         if problem.q_len <= tuning.decode_queries && problem.bindings() < most_bindings(caps) {
-            return problem.decode(caps, &tuning.decode);
+            let decode = problem.pick_decode(caps, self.tuning, tuning.decode);
+            let plan = problem.decode(caps, &decode.tuning)?;
+            return Ok(plan.of_class(decode.class));
         }
-        match &tuning.cooperative {
-            Some(tuning) if problem.suits_cooperative(caps) => problem.cooperative(caps, tuning),
-            _ => problem.prefill(caps, &tuning.prefill),
+        let dims = [problem.head_dim, problem.v_dim];
+        match tuning.cooperative {
+            Some(usual) if problem.suits_cooperative(caps) => {
+                let picked = problem.pick(
+                    "attention/flash",
+                    caps,
+                    self.tuning,
+                    &Question {
+                        default: usual,
+                        candidates: &|| CooperativeTuning::candidates(caps, dims[0], dims[1]),
+                        admits: &|t| t.check(caps, dims[0], dims[1]).is_ok(),
+                        work: &|_| problem.multiplied(Probe::Cooperative),
+                    },
+                );
+                let plan = problem.cooperative(caps, &picked.tuning)?;
+                Ok(plan.of_class(picked.class))
+            }
+            _ => {
+                let picked = problem.pick(
+                    "attention/prefill",
+                    caps,
+                    self.tuning,
+                    &Question {
+                        default: tuning.prefill,
+                        candidates: &|| PrefillTuning::candidates(caps, dims[0], dims[1]),
+                        admits: &|t| t.check(caps, dims[1]).is_ok(),
+                        work: &|_| problem.multiplied(Probe::F32),
+                    },
+                );
+                let plan = problem.prefill(caps, &picked.tuning)?;
+                Ok(plan.of_class(picked.class))
+            }
         }
     }
 

@@ -4,12 +4,16 @@ use bytemuck::{Pod, Zeroable};
 
 use super::blocks::{Blocks, Listed, Sizes};
 use super::cached::Caches;
-use super::{Attention, AttentionLayouts, Band, MAX_HEAD_DIM, MAX_VALUE_DIM, Mask, Tuning};
+use super::{
+    Attention, AttentionLayouts, Band, DecodeTuning, MAX_HEAD_DIM, MAX_VALUE_DIM, Mask, Tuning,
+};
 use crate::capabilities::Capabilities;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::kernels::ceilings::Probe;
 use crate::layout::Layout;
 use crate::recipe::Recipe;
+use crate::tuned::{Picked, Question, Work, rounded};
 
 /// Mirrors the shaders' `Params`.
 #[repr(C)]
@@ -267,6 +271,82 @@ impl<'a> Problem<'a> {
             *cooperative = cooperative.listed(caps, [self.head_dim, self.v_dim], block);
         }
         tuning
+    }
+
+    /// What is stored for calls like this one of a kernel, or the default; that, where the caller has tunings or lists blocks.
+    pub(super) fn pick<T: Copy + std::fmt::Debug + Send + Sync + 'static>(
+        &self,
+        kernel: &'static str,
+        caps: &Capabilities,
+        own: Option<Tuning>,
+        question: &Question<'_, T>,
+    ) -> Picked<T> {
+        if own.is_some() || self.listed.is_some() {
+            return Picked::given(question.default);
+        }
+        let class = || {
+            let recipe = match &self.caches {
+                None => self.recipe(kernel),
+                Some(caches) => self
+                    .recipe(kernel)
+                    .with("KS", caches.keys.scaling.name())
+                    .with("VS", caches.values.scaling.name())
+                    .with("PAGE", caches.page),
+            };
+            // Keys by powers of four: a growing text changes its class a few times only.
+            let visits = self.visits().next_power_of_two() as u32;
+            recipe
+                .with("GROUP", (self.heads / self.kv_heads) as u32)
+                .with("HEADS", rounded(self.batch * self.heads))
+                .with("QUERIES", rounded(self.q_len))
+                .with("KEYS", visits << (visits.ilog2() % 2))
+        };
+        caps.tuned.pick(class, question)
+    }
+
+    /// [`pick`](Self::pick) for the decode kernel.
+    pub(super) fn pick_decode(
+        &self,
+        caps: &Capabilities,
+        own: Option<Tuning>,
+        default: DecodeTuning,
+    ) -> Picked<DecodeTuning> {
+        let question = Question {
+            default,
+            candidates: &|| DecodeTuning::candidates(caps),
+            admits: &|t| t.check(caps).is_ok(),
+            work: &|_| self.read(),
+        };
+        self.pick("attention/decode", caps, own, &question)
+    }
+
+    /// Keys that some query sees.
+    fn visits(&self) -> usize {
+        self.mask_kind.band().visits(self.q_len, self.kv_len)
+    }
+
+    /// Reading the keys and values that are visited.
+    pub(super) fn read(&self) -> Work {
+        let AttentionLayouts { k, v, .. } = self.layouts;
+        let [k, v] = match &self.caches {
+            None => [k.dtype().size(), v.dtype().size()],
+            Some(caches) => [caches.keys.code.size(), caches.values.code.size()],
+        };
+        let row = self.head_dim * k + self.v_dim * v;
+        Work::bytes((self.batch * self.kv_heads * self.visits() * row) as u64)
+    }
+
+    /// The products of queries that see every key; of masks nothing is said.
+    pub(super) fn multiplied(&self, by: Probe) -> Work {
+        let scores = match self.mask_kind {
+            Mask::Full => self.batch * self.heads * self.q_len * self.kv_len,
+            _ => 0,
+        };
+        Work {
+            bytes: 0.0,
+            operations: 2.0 * (scores * (self.head_dim + self.v_dim)) as f64,
+            by,
+        }
     }
 
     /// Whether scores are bent.

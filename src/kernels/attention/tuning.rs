@@ -430,7 +430,7 @@ impl DecodeTuning {
                     (8, Loads::Together),
                     (8, Loads::Ahead),
                 ] {
-                    for workgroups in [528, 1056, 2112] {
+                    for workgroups in [1, 2, 4].map(|n| n * default.workgroups) {
                         let tuning = Self {
                             workgroup,
                             lanes,

@@ -12,6 +12,7 @@ mod fma;
 pub use cooperative::CooperativeTiling;
 pub use fma::{FmaTiling, Prefetch};
 
+use super::ceilings::Probe;
 use super::elementwise::Activation;
 use crate::capabilities::{Capabilities, MatrixTier};
 use crate::dtype::DType;
@@ -20,6 +21,7 @@ use crate::layout::{Layout, Matrices};
 use crate::recipe::{Constant, Launch, Recipe, linear_grid};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
+use crate::tuned::{Question, Work, rounded};
 
 /// How an operand lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,8 +259,37 @@ impl Gemm {
     /// Plans the dispatch, choosing the tiling.
     pub fn plan(&self, caps: &Capabilities, args: &GemmArgs<'_, Layout>) -> Result<Launch> {
         let problem = self.check(args)?;
-        let tuning = self.choose(caps, args, &problem);
-        self.launch(caps, args, &problem, &tuning)
+        let n = problem.out.cols * self.gating.factor();
+        let class = || {
+            self.majors(Recipe::new("gemm/gemm"), args)
+                .with("A", args.a.dtype())
+                .with("B", args.b.dtype())
+                .with("GATED", self.gating.constant())
+                .with("BATCH", rounded(problem.out.batch))
+                .with("M", rounded(problem.out.rows))
+                .with("N", rounded(n))
+                .with("K", rounded(problem.k))
+        };
+        let question = Question {
+            default: self.choose(caps, args, &problem),
+            candidates: &|| self.candidates(caps, [args.a.dtype(), args.b.dtype()]),
+            admits: &|t| self.admit(caps, args, &problem, t).is_ok(),
+            work: &|t| {
+                let [tile_m, tile_n] = t.tile();
+                let m = problem.out.rows.next_multiple_of(tile_m) * problem.out.batch;
+                Work {
+                    bytes: 0.0,
+                    operations: 2.0 * (m * n.next_multiple_of(tile_n) * problem.k) as f64,
+                    by: match t {
+                        GemmTuning::Fma(_) => Probe::F32,
+                        GemmTuning::Cooperative(_) => Probe::Cooperative,
+                    },
+                }
+            },
+        };
+        let picked = caps.tuned.pick(class, &question);
+        let launch = self.launch(caps, args, &problem, &picked.tuning)?;
+        Ok(launch.of_class(picked.class))
     }
 
     /// Plans the dispatch with a given tiling.
@@ -269,14 +300,33 @@ impl Gemm {
         tuning: &GemmTuning,
     ) -> Result<Launch> {
         let problem = self.check(args)?;
+        self.admit(caps, args, &problem, tuning)?;
+        self.launch(caps, args, &problem, tuning)
+    }
+
+    /// Errors unless the tuning suits the device and the problem.
+    fn admit(
+        &self,
+        caps: &Capabilities,
+        args: &GemmArgs<'_, Layout>,
+        problem: &Checked,
+        tuning: &GemmTuning,
+    ) -> Result<()> {
         match tuning {
-            GemmTuning::Fma(tiling) => tiling.check(caps, self.gating)?,
+            GemmTuning::Fma(tiling) => tiling.check(caps, self.gating),
             GemmTuning::Cooperative(tiling) => {
-                cooperative::admit(caps, args, &problem)?;
-                tiling.check(caps, self)?;
+                cooperative::admit(caps, args, problem)?;
+                tiling.check(caps, self)
             }
         }
-        self.launch(caps, args, &problem, tuning)
+    }
+
+    /// With the constants that every kernel has.
+    fn majors(&self, recipe: Recipe, args: &GemmArgs<'_, Layout>) -> Recipe {
+        recipe
+            .with("OUT", args.out.dtype())
+            .with("A_MAJOR", if self.a == Transpose::No { "k" } else { "m" })
+            .with("B_MAJOR", if self.b == Transpose::Yes { "k" } else { "n" })
     }
 
     /// Records the product.
@@ -473,12 +523,7 @@ impl Gemm {
             bias_offset: args.bias.map_or(0, |b| b.offset() as u32),
             alpha: self.alpha,
         };
-        let majors = |recipe: Recipe| {
-            recipe
-                .with("OUT", args.out.dtype())
-                .with("A_MAJOR", if self.a == Transpose::No { "k" } else { "m" })
-                .with("B_MAJOR", if self.b == Transpose::Yes { "k" } else { "n" })
-        };
+        let majors = |recipe: Recipe| self.majors(recipe, args);
         let recipe = match tuning {
             GemmTuning::Fma(_) => majors(
                 Recipe::new("gemm/gemm")

@@ -13,6 +13,7 @@ use crate::layout::{Layout, Rows};
 use crate::recipe::{Launch, Recipe};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
+use crate::tuned::{Question, Work, rounded};
 
 /// `out = F(v W) + residual`, or `F(v G) * (v U) + residual`, where v is x (or RMSNorm of x) with 0 in place of every element
 /// whose magnitude is not above the threshold: TEAL (arXiv 2408.14690). The weights of an input are read only if it passes
@@ -143,8 +144,28 @@ impl SparseLinear {
         args: &SparseLinearArgs<'_, Layout>,
     ) -> Result<SparsePlan> {
         let problem = self.check(args)?;
-        let tuning = self.choose(caps, &problem);
-        self.launches(caps, args, &problem, &tuning)
+        let Checked { x, output, .. } = &problem;
+        let class = || {
+            Recipe::new("mlp/inputs")
+                .with("X", args.x.dtype())
+                .with("W", args.weight.dtype())
+                .with("Y", args.out.dtype())
+                .with("GATED", self.gating.constant())
+                .with("NORM", u32::from(args.norm.is_some()))
+                .with("M", x.rows as u32)
+                .with("N", rounded(output.y.cols))
+                .with("K", x.cols as u32)
+        };
+        let question = Question {
+            default: self.choose(caps, &problem),
+            candidates: &|| Self::candidates(caps, x.cols),
+            admits: &|t| fits(caps, t),
+            // How many inputs pass is known on the device alone.
+            work: &|_| Work::bytes(0),
+        };
+        let picked = caps.tuned.pick(class, &question);
+        let plan = self.launches(caps, args, &problem, &picked.tuning)?;
+        Ok(plan.of_class(picked.class))
     }
 
     /// Plans the dispatches with a given tuning.
@@ -249,17 +270,7 @@ impl SparseLinear {
         let Checked {
             x, w, norm, output, ..
         } = problem;
-        let fits = tuning.workgroup.is_power_of_two()
-            && tuning.workgroup <= caps.invocations
-            && tuning.lanes.is_power_of_two()
-            && tuning.lanes <= tuning.workgroup
-            && (1..=256).contains(&tuning.splits)
-            && tuning.block.is_multiple_of(4)
-            && (4..=32 * tuning.workgroup).contains(&tuning.block)
-            && (1..=8).contains(&tuning.unroll)
-            && (1..=SHARED_ROWS as u32).contains(&tuning.rows)
-            && workgroup_bytes(tuning) <= caps.workgroup_bytes;
-        if !fits {
+        if !fits(caps, tuning) {
             return Err(unfit(tuning, caps));
         }
         let n = output.y.cols;
@@ -322,6 +333,20 @@ impl SparseLinear {
             partial: splits * x.rows * stride,
         })
     }
+}
+
+/// Whether it is as documented and within the device's limits.
+fn fits(caps: &Capabilities, tuning: &InputTuning) -> bool {
+    tuning.workgroup.is_power_of_two()
+        && tuning.workgroup <= caps.invocations
+        && tuning.lanes.is_power_of_two()
+        && tuning.lanes <= tuning.workgroup
+        && (1..=256).contains(&tuning.splits)
+        && tuning.block.is_multiple_of(4)
+        && (4..=32 * tuning.workgroup).contains(&tuning.block)
+        && (1..=8).contains(&tuning.unroll)
+        && (1..=SHARED_ROWS as u32).contains(&tuning.rows)
+        && workgroup_bytes(tuning) <= caps.workgroup_bytes
 }
 
 fn workgroup_bytes(t: &InputTuning) -> u32 {

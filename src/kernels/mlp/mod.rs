@@ -253,6 +253,15 @@ impl SparsePlan {
         Ok(plan)
     }
 
+    /// With what planners were told of its class.
+    fn of_class(mut self, class: Option<Recipe>) -> Self {
+        if let Some(sum) = &mut self.sum {
+            sum.class.clone_from(&class);
+        }
+        self.product.class = class;
+        self
+    }
+
     /// All dispatches.
     pub fn launches(&self) -> impl Iterator<Item = &Launch> {
         std::iter::once(&self.product).chain(&self.sum)

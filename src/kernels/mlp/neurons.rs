@@ -16,6 +16,7 @@ use crate::layout::{Layout, Rows};
 use crate::recipe::{Launch, Recipe};
 use crate::recorder::Pass;
 use crate::tensor::Tensor;
+use crate::tuned::{Question, Work, rounded};
 
 /// `out = sum over neurons i of a_i (x . up_i) down_i + residual`, with `a_i = F(x . gate_i)` where its magnitude is above
 /// the threshold and 0 elsewhere: CATS (arXiv 2404.08763). Rows of `up` and columns of `down` are read only for neurons that
@@ -168,9 +169,28 @@ impl SparseMlp {
         args: &SparseMlpArgs<'_, Layout>,
     ) -> Result<SparsePlan> {
         let problem = self.check(args, args.gate.shape()[0])?;
-        let tuning = choose(caps, &problem);
-        let all = Stage::whole(problem.gate.rows);
-        self.launches(caps, args, &problem, &tuning, &all)
+        let Checked { x, gate, .. } = &problem;
+        let class = || {
+            Recipe::new("mlp/neurons")
+                .with("X", args.x.dtype())
+                .with("W", args.gate.dtype())
+                .with("NORM", u32::from(args.norm.is_some()))
+                .with("LISTED", u32::from(args.listed.is_some()))
+                .with("M", x.rows as u32)
+                .with("N", rounded(gate.rows))
+                .with("K", x.cols as u32)
+        };
+        let question = Question {
+            default: choose(caps, &problem),
+            candidates: &|| Self::candidates(caps, x.cols),
+            admits: &|t| fits(caps, t),
+            // The gates; how many neurons fire is known on the device alone.
+            work: &|_| Work::bytes(args.listed.map_or(args.gate.bytes(), |_| 0)),
+        };
+        let picked = caps.tuned.pick(class, &question);
+        let all = Stage::whole(gate.rows);
+        let plan = self.launches(caps, args, &problem, &picked.tuning, &all)?;
+        Ok(plan.of_class(picked.class))
     }
 
     /// Plans the dispatches with a given tuning.
@@ -281,6 +301,19 @@ fn workgroup_bytes(caps: &Capabilities, t: &NeuronTuning) -> u32 {
     4 * words + 96
 }
 
+/// Whether it is as documented and within the device's limits.
+fn fits(caps: &Capabilities, tuning: &NeuronTuning) -> bool {
+    tuning.workgroup.is_power_of_two()
+        && (32..=caps.invocations).contains(&tuning.workgroup)
+        && (1..=caps.workgroups).contains(&tuning.groups)
+        && (32..=tuning.workgroup).contains(&tuning.block)
+        && tuning.block.is_multiple_of(32)
+        && [1, 2, 4, 8].contains(&tuning.unroll)
+        && (1..=SHARED_ROWS as u32).contains(&tuning.rows)
+        && tuning.rows * tuning.unroll <= tuning.workgroup
+        && workgroup_bytes(caps, tuning) <= caps.workgroup_bytes
+}
+
 fn choose(caps: &Capabilities, problem: &Checked<'_>) -> NeuronTuning {
     let Checked { x, gate, .. } = problem;
     let large = caps.class == DeviceClass::Discrete && caps.subgroups.is_some();
@@ -331,16 +364,7 @@ impl SparseMlp {
             output,
             ..
         } = problem;
-        let fits = tuning.workgroup.is_power_of_two()
-            && (32..=caps.invocations).contains(&tuning.workgroup)
-            && (1..=caps.workgroups).contains(&tuning.groups)
-            && (32..=tuning.workgroup).contains(&tuning.block)
-            && tuning.block.is_multiple_of(32)
-            && [1, 2, 4, 8].contains(&tuning.unroll)
-            && (1..=SHARED_ROWS as u32).contains(&tuning.rows)
-            && tuning.rows * tuning.unroll <= tuning.workgroup
-            && workgroup_bytes(caps, tuning) <= caps.workgroup_bytes;
-        if !fits {
+        if !fits(caps, tuning) {
             return Err(unfit(tuning, caps));
         }
         let step = 8 * tuning.workgroup as usize;

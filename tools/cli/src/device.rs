@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use flashwave::Context;
-use flashwave::context::{ContextBuilder, ShaderChecks, SoftwareAdapters};
+use flashwave::context::{ContextBuilder, ShaderChecks, SoftwareAdapters, Tuning};
 
 /// Options that choose and open the device. What they leave open, the environment decides: FLASHWAVE_BACKEND,
-/// FLASHWAVE_ADAPTER, FLASHWAVE_SOFTWARE, FLASHWAVE_CHECKS, FLASHWAVE_CACHE.
+/// FLASHWAVE_ADAPTER, FLASHWAVE_SOFTWARE, FLASHWAVE_CHECKS, FLASHWAVE_CACHE, FLASHWAVE_TUNING.
 #[derive(Args)]
 pub struct DeviceArgs {
     /// Only adapters of this backend
@@ -26,10 +26,14 @@ pub struct DeviceArgs {
     /// Use no optional tier: uniform parameters and no subgroups, as in a browser
     #[arg(long, global = true, help_heading = "Device")]
     portable: bool,
-    /// Keep compiled pipelines in this folder, so that the next start is faster; else in that of FLASHWAVE_CACHE
+    /// Keep compiled pipelines and tunings in this folder, so that the next start is faster; else in that of FLASHWAVE_CACHE
     /// (empty: nowhere), else in "flashwave" of the user's cache folder
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Device")]
     cache: Option<PathBuf>,
+    /// Whether kernels take what `flashwave tune` found: off, stored (the default), or seconds that a model may spend on tuning
+    /// what it first runs
+    #[arg(long, global = true, value_name = "HOW", help_heading = "Device")]
+    tuning: Option<Tuning>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -106,6 +110,9 @@ impl DeviceArgs {
         }
         if self.portable {
             builder = builder.portable();
+        }
+        if let Some(tuning) = self.tuning {
+            builder = builder.tuning(tuning);
         }
         if let Some(folder) = self.cache_folder() {
             builder = builder.pipeline_cache(folder);

@@ -14,6 +14,7 @@ mod quantize;
 mod run;
 mod sparsity;
 mod study;
+mod tune;
 mod units;
 mod verify;
 
@@ -44,6 +45,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Times the kernels and reports shares of the device's ceilings.
     Bench(bench::BenchArgs),
+    /// Finds the fastest tunings of kernels on this device and keeps them for all later runs.
+    Tune(tune::TuneArgs),
     /// Finds thresholds below which a model leaves weights unread, and what that costs.
     Calibrate(calibrate::Calibrate),
     /// Writes text with a model, streamed.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Ceilings(args) => ceilings::run(&cli.device, &args),
         Command::Verify(args) => verify::run(&cli.device, &args),
         Command::Bench(args) => bench::run(&cli.device, &args),
+        Command::Tune(args) => tune::run(&cli.device, &args),
         Command::Calibrate(args) => cli.device.open().and_then(|ctx| args.run(&ctx)),
         Command::Generate(args) => cli.device.open().and_then(|ctx| args.run(&ctx)),
         Command::Run(args) => run::run(&cli.device, &args),

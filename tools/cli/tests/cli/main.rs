@@ -13,3 +13,4 @@ mod rows;
 mod sequences;
 mod sparse_attention;
 mod tokens;
+mod tune;

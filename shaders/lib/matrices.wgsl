@@ -12,6 +12,7 @@ coop_mat8x8 stands for int8 there. "emulated": the same by plain arithmetic, slo
   ${ matrices.sum(COOP, KIND, "c0") }                            var c0: an accumulator, zero
   ${ matrices.add(COOP, KIND, "c0", "a0", "b0", "tile", "tile") }   c0 += a0 b0
   ${ matrices.store(COOP, KIND, "c0", "tile", at, stride) }      the accumulator's elements as bits, four a vector, row by row
+  ${ matrices.load_sum(COOP, "c0", "tile", at, stride) }  c0 = an accumulator of f32, as such a store left it
   ${ matrices.barrier(COOP) }                                    between such stores and reading them
 #>
 #macro matrix(kind)
@@ -78,6 +79,19 @@ ${sum} = coopMultiplyAdd(${a}, ${b}, ${sum});
     ${memory}[place + 1u] = bitcast<vec4<f32>>(${sum}_1);
     #else
     coopStoreT(${sum}, &${memory}[at_store], ${stride}u);
+    #endif
+}
+#endmacro
+
+#macro load_sum(coop, sum, memory, at, stride)
+{
+    let at_load = ${at};
+    #if coop == "emulated"
+    let place = at_load + subgroup_lane / 2u * ${stride}u + subgroup_lane % 2u * 2u;
+    ${sum}_0 = ${memory}[place];
+    ${sum}_1 = ${memory}[place + 1u];
+    #else
+    ${sum} = coopLoadT<coop_mat16x16<f32, C>>(&${memory}[at_load], ${stride}u);
     #endif
 }
 #endmacro

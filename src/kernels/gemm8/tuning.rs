@@ -49,8 +49,7 @@ impl MatrixTiling {
 
     fn workgroup_bytes(&self, problem: &Problem<'_>) -> u32 {
         let tiles = (self.tile[0] + self.tile[1]) * (self.vectors(problem)[0] + 1) * 16;
-        let apart = problem.args.outliers.is_some() as u32;
-        tiles.max(self.invocations() / 32 * (1 + apart) * 16 * 5 * 16)
+        tiles.max(self.invocations() / 32 * 16 * 5 * 16)
     }
 
     fn fits(&self, caps: &Capabilities, problem: &Problem<'_>) -> bool {
@@ -66,6 +65,8 @@ impl MatrixTiling {
             && multiple(n, self.sub[1])
             && m.max(n).max(k) <= 1024
             && multiple(k, 32)
+            // A step of outliers is half as many columns, of which they have multiples of 64.
+            && (problem.args.outliers.is_none() || multiple(128, k))
             && multiple(stored, 2)
             && even(m, a)
             && even(n, b)

@@ -4,8 +4,8 @@
 // A is [m, k], B [n, k]: rows of adjacent codes, `stride` apart, all multiples of 16 bytes. out, residual: rows of adjacent
 // elements. APART: the columns of A that are outliers come as f16 and are added: a_apart[m, o] b_apart[n, o], rows
 // `outlier_stride` apart, as many of them as a whole tile, columns from `outliers[0]` on to the next multiple of 64 zero. They are
-// more steps of the same loop, BK / 2 columns each, after the sums of integers have become scaled f32: on their way through
-// workgroup memory, so that nobody asks which invocation has which element.
+// more steps of the same loop, BK / 2 columns each, after the sums of integers have become scaled f32 in their registers: which
+// invocation has which element is as in lib/fragments.wgsl.
 //
 // A workgroup computes a tile of BM x BN, walking along k in steps of BK; a subgroup of 32 has SM x SN sums in registers.
 // Both tiles are in workgroup memory, rows padded by 16 bytes against bank conflicts; the next step's codes are fetched
@@ -27,9 +27,10 @@
 // 16 rows together: within 1%; int8 converted to f16: 273 to 304. E4M3 by E4M3 has 237 to 243, in natural
 // order too.
 //
-// LLM.int8() with 0.5% of columns apart, 8192^3 on an H200, us, where quantised int8 takes 1872: outliers' matrices straight from
-// memory after the loop, a sum at a time, four steps under way together 2590 (2013 without these loads and products); all of a
-// row of tiles together 2743. As steps of the loop: not timed yet.
+// LLM.int8() with 0.5% of columns apart, 8192^3, us, beside quantised int8 alone. Outliers' matrices straight from memory after the
+// loop, a sum at a time, four steps under way together: 2590 to 1872 (H200; 2572 to 1957 on an H100), 2013 without these loads
+// and products; all of a row of tiles together 2743. As steps of the loop, on an H100 (2026-11-26): sums changed on their
+// way through workgroup memory, scales loaded for each: 2399 to 1856; in registers: 2244 to 1842, 2107 without the steps.
 #if COOP == "units"
 enable wgpu_cooperative_matrix;
 enable f16;
@@ -52,8 +53,6 @@ enable f16;
 #set SIZE_A = BM * PITCH
 #set RESULT = 16 * 5
 #set RESULTS = SUBGROUPS * RESULT
-<# Sums of a column that a subgroup has in memory together, on their way from i32 to f32. #>
-#set AT_ONCE = [[(SIZE_A + BN * PITCH) // RESULTS, 1] | max, SM // 16] | min
 #set EARLY = COLS < 8
 #set OPERANDS = [("a", A, COLS_A, BM * COLS_A // WG, "m"), ("b", B, COLS_B, BN * COLS_B // WG, "n")]
 
@@ -83,6 +82,7 @@ var<workgroup> memory: array<vec4<f32>, ${[SIZE_A + BN * PITCH, RESULTS]|max}>;
 ${ matrices.functions(COOP, KIND, "memory", "memory") }
 #if APART == 1
 ${ matrices.functions(COOP, "f16", "memory", "memory") }
+${ matrices.scaling(COOP) }
 #endif
 
 #macro held(index, last)
@@ -240,32 +240,18 @@ fn main(
     let row = subgroup_lane / 4u;
     let col = subgroup_lane % 4u;
     #if APART == 1
-    {
-        let change = subgroup * ${AT_ONCE * RESULT}u;
-        #for j in range(SN // 16)
-        #for first in range(0, SM // 16, AT_ONCE)
-        #set end = [first + AT_ONCE, SM // 16] | min
-        #for i in range(first, end)
-        ${ matrices.store(COOP, KIND, "sum" ~ i ~ "_" ~ j, "memory", "change + " ~ ((i - first) * RESULT) ~ "u", 5) }
-        #endfor
-        ${ matrices.barrier(COOP) }
-        for (var r = row; r < ${(end - first) * 16}u; r += 8u) {
-            let at = change + r * 5u + col;
-            let sums = vec4<f32>(bitcast<vec4<i32>>(memory[at]));
-            #if A_SCALES == "rows"
-            memory[at] = sums * scale_a(${held("m0 + sub_m + " ~ (first * 16) ~ "u + r", "p.m - 1u")}, 0u);
-            #else
-            memory[at] = sums;
-            #endif
-        }
-        ${ matrices.barrier(COOP) }
-        #for i in range(first, end)
-        ${ matrices.load_sum(COOP, "apart" ~ i ~ "_" ~ j, "memory", "change + " ~ ((i - first) * RESULT) ~ "u", 5) }
-        #endfor
-        ${ matrices.barrier(COOP) }
-        #endfor
-        #endfor
-    }
+    #for i in range(SM // 16)
+    #for h in range(2)
+    #if A_SCALES == "rows"
+    let scale${i}_${h} = scale_a(${held("m0 + sub_m + " ~ (i * 16) ~ "u + " ~ matrices.row(COOP, h), "p.m - 1u")}, 0u);
+    #else
+    let scale${i}_${h} = 1.0;
+    #endif
+    #endfor
+    #for j in range(SN // 16)
+    ${ matrices.scale(COOP, "apart" ~ i ~ "_" ~ j, "sum" ~ i ~ "_" ~ j, "scale" ~ i ~ "_") }
+    #endfor
+    #endfor
     let vectors = min((outliers[0] + 63u) / 64u * 8u, p.outlier_stride);
     while o < vectors {
         workgroupBarrier();

@@ -788,8 +788,11 @@ fn apart(
     const MOST: usize = 128;
     const BEYOND: usize = 256;
     let missing = match by {
-        By::Matrix(t) if t.units == MatrixUnits::Device && !ctx.capabilities().matrix_int8 => {
-            Some("int8 cooperative matrices")
+        By::Matrix(t)
+            if t.units == MatrixUnits::Device
+                && !(ctx.capabilities().matrix_int8 && ctx.capabilities().matrix_elements) =>
+        {
+            Some("cooperative matrices of int8")
         }
         _ => None,
     };

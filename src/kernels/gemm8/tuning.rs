@@ -221,8 +221,11 @@ fn admits(caps: &Capabilities, problem: &Problem<'_>, units: MatrixUnits) -> boo
         MatrixUnits::Device if problem.integers() => caps.matrix_int8,
         MatrixUnits::Device => caps.matrix_tier() == MatrixTier::Cooperative,
     };
+    // Outliers are added to sums that have become f32 in registers.
+    let reached =
+        problem.args.outliers.is_none() || units == MatrixUnits::Emulated || caps.matrix_elements;
     let eight_bits = problem.types().iter().any(|&t| t != DType::F16);
-    has && eight_bits && problem.alignment() == 16 && problem.group.is_none()
+    has && reached && eight_bits && problem.alignment() == 16 && problem.group.is_none()
 }
 
 fn measured(problem: &Problem<'_>) -> &'static [Measured] {

@@ -28,6 +28,8 @@
 //   d128, RQ x SUBS, BK: 32x4, 32: 237; 16x8, 64: 244; 32x4, 64: 157; 32x8, 64: 230; 16x4, 64: 176; 16x4, 48: 220;
 //     32x4, 48: 202; 32x4, 16: 214; 16x8, 32: 197. Tiles of 32 KiB by 128 invocations seem to leave one workgroup a processor.
 //   d64: 32x4, 64: 270; 32x4, 32: 217; 32x4, 96: 265; 32x4, 128: 167; 32x8, 64: 252; 16x4, 64: 226; 16x8, 64: 235
+//   with a tile asked for ahead only where there is one, `flashwave tune attention` (benches/record/nvidia-h100/2026-11-26-tune.txt): d128 full
+//     16x8, 64, ahead: 270, 32x4, 32, together: 233; causal 263, 232; d64 full 32x8, 64, ahead 270, together 245; causal 32x4, 64, ahead 253, 237
 //   d256: 16x8, 32: 224; d192: 16x4, 32: 210; d96: 32x4, 64: 263
 //   causal d128 (32x4, 32), tiles of rows along x of the grid, heads along y: 217; heads along x: 231
 //   the next tile's K, or K and V, fetched to registers before this one's products: 208, 229 (d128, 32x4, 32)

@@ -3,7 +3,9 @@
 //
 // A is [m, k], B [n, k]: rows of adjacent codes, `stride` apart, all multiples of 16 bytes. out, residual: rows of adjacent
 // elements. APART: the columns of A that are outliers come as f16 and are added: a_apart[m, o] b_apart[n, o], rows
-// `outlier_stride` apart, as many of them as a whole tile, columns from `outliers[0]` on to the next multiple of 64 zero.
+// `outlier_stride` apart, as many of them as a whole tile, columns from `outliers[0]` on to the next multiple of 64 zero. They are
+// more steps of the same loop, BK / 2 columns each, after the sums of integers have become scaled f32 in their registers: which
+// invocation has which element is as in lib/fragments.wgsl.
 //
 // A workgroup computes a tile of BM x BN, walking along k in steps of BK; a subgroup of 32 has SM x SN sums in registers.
 // Both tiles are in workgroup memory, rows padded by 16 bytes against bank conflicts; the next step's codes are fetched
@@ -23,9 +25,12 @@
 // Tried and dropped, int8: 128x256x64 512 to 532 (277); 192x192x64 520 to 562; 160x160x64 286 (spills); 32x64 or 64x32 a
 // subgroup 516 (420); padding of 0 or 32 bytes 303, 426; fetch after the barrier at 128x128x64 596 (324); tiles walked 4, 8 or
 // 16 rows together: within 1%; int8 converted to f16: 273 to 304. E4M3 by E4M3 has 237 to 243, in natural
-// order too. Outliers' matrices straight from memory, a step at a time: LLM.int8() with 0.5% of columns apart took 2572 us where
-// quantised int8 took 1957; with four steps under way together 2590 and 1872 (H200), 2013 without these loads and products; with
-// all of a row of tiles under way together 2743.
+// order too.
+//
+// LLM.int8() with 0.5% of columns apart, 8192^3, us, beside quantised int8 alone. Outliers' matrices straight from memory after the
+// loop, a sum at a time, four steps under way together: 2590 to 1872 (H200; 2572 to 1957 on an H100), 2013 without these loads
+// and products; all of a row of tiles together 2743. As steps of the loop, on an H100 (2026-11-26): sums changed on their
+// way through workgroup memory, scales loaded for each: 2399 to 1856; in registers: 2244 to 1842, 2107 without the steps.
 #if COOP == "units"
 enable wgpu_cooperative_matrix;
 enable f16;
@@ -47,7 +52,7 @@ enable f16;
 #set PITCH = COLS + 1
 #set SIZE_A = BM * PITCH
 #set RESULT = 16 * 5
-#set RESULTS = SUBGROUPS * RESULT * (1 + APART)
+#set RESULTS = SUBGROUPS * RESULT
 #set EARLY = COLS < 8
 #set OPERANDS = [("a", A, COLS_A, BM * COLS_A // WG, "m"), ("b", B, COLS_B, BN * COLS_B // WG, "n")]
 
@@ -58,11 +63,15 @@ ${ t.words(2, "b", "vec4<u32>") }
 ${ quantized.surroundings(OUT, OUT_VEC, BIAS, RESIDUAL, A_SCALES, B_SCALES, ZEROS) }
 #if APART == 1
 ${ t.words(10, "outliers", "u32") }
-${ t.words(11, "a_apart", "vec4<f32>") }
-${ t.words(12, "b_apart", "vec4<f32>") }
+${ t.words(11, "a_apart", "vec4<u32>") }
+${ t.words(12, "b_apart", "vec4<u32>") }
 #endif
 ${ activation.functions(F) }
-${ quantized.finish(SUMS, EDGES, OUT, BIAS, RESIDUAL, A_SCALES, B_SCALES, ZEROS, APART, FACTOR) }
+#if APART == 1
+${ quantized.finish("f32", EDGES, OUT, BIAS, RESIDUAL, "none", B_SCALES, ZEROS, 0, FACTOR) }
+#else
+${ quantized.finish(SUMS, EDGES, OUT, BIAS, RESIDUAL, A_SCALES, B_SCALES, ZEROS, 0, FACTOR) }
+#endif
 #if KIND == "f16"
 #set ORDER = "natural" if A == "f16" or B == "f16" else "paired"
 ${ code8.halves(COOP, "a", A, ORDER) }
@@ -72,7 +81,8 @@ ${ code8.halves(COOP, "b", B, ORDER) }
 var<workgroup> memory: array<vec4<f32>, ${[SIZE_A + BN * PITCH, RESULTS]|max}>;
 ${ matrices.functions(COOP, KIND, "memory", "memory") }
 #if APART == 1
-${ matrices.functions(COOP, "f16", "a_apart", "b_apart") }
+${ matrices.functions(COOP, "f16", "memory", "memory") }
+${ matrices.scaling(COOP) }
 #endif
 
 #macro held(index, last)
@@ -132,6 +142,39 @@ ${x}${i}
 #endfor
 #endmacro
 
+#macro multiply(kind, sum)
+#for s in range(COLS // 2)
+{
+    #for i in range(SM // 16)
+    ${ matrices.load(COOP, kind, "left" ~ i, "A", "memory", "get_a + " ~ (i * 16 * PITCH + s * 2) ~ "u", PITCH ~ "u") }
+    #endfor
+    #for j in range(SN // 16)
+    ${ matrices.load(COOP, kind, "right" ~ j, "B", "memory", "get_b + " ~ (j * 16 * PITCH + s * 2) ~ "u", PITCH ~ "u") }
+    #for i in range(SM // 16)
+    ${ matrices.add(COOP, kind, sum ~ i ~ "_" ~ j, "left" ~ i, "right" ~ j, "memory", "memory") }
+    #endfor
+    #endfor
+}
+#endfor
+#endmacro
+
+<# Steps of outliers: the tiles' shape is that of codes. #>
+#macro fetch_apart()
+#for (x, type, cols, pieces, size) in OPERANDS
+#for i in range(pieces)
+${x}${i} = ${x}_apart[(${size}0 + ${x}_row + ${i * (WG // cols)}u) * p.outlier_stride + o + ${x}_col];
+#endfor
+#endfor
+#endmacro
+
+#macro put_apart()
+#for (x, type, cols, pieces, size) in OPERANDS
+#for i in range(pieces)
+memory[put_${x} + ${i * (WG // cols) * PITCH}u] = bitcast<vec4<f32>>(${x}${i});
+#endfor
+#endfor
+#endmacro
+
 @compute @workgroup_size(${WG})
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -163,6 +206,9 @@ fn main(
     #for i in range(SM // 16)
     #for j in range(SN // 16)
     ${ matrices.sum(COOP, KIND, "sum" ~ i ~ "_" ~ j) }
+    #if APART == 1
+    ${ matrices.sum(COOP, "f16", "apart" ~ i ~ "_" ~ j) }
+    #endif
     #endfor
     #endfor
 
@@ -180,56 +226,56 @@ fn main(
         #if EARLY
         workgroupBarrier();
         #endif
-        #for s in range(COLS // 2)
-        {
-            #for i in range(SM // 16)
-            ${ matrices.load(COOP, KIND, "left" ~ i, "A", "memory", "get_a + " ~ (i * 16 * PITCH + s * 2) ~ "u", PITCH ~ "u") }
-            #endfor
-            #for j in range(SN // 16)
-            ${ matrices.load(COOP, KIND, "right" ~ j, "B", "memory", "get_b + " ~ (j * 16 * PITCH + s * 2) ~ "u", PITCH ~ "u") }
-            #for i in range(SM // 16)
-            ${ matrices.add(COOP, KIND, "sum" ~ i ~ "_" ~ j, "left" ~ i, "right" ~ j, "memory", "memory") }
-            #endfor
-            #endfor
-        }
-        #endfor
+        ${multiply(KIND, "sum")}
         if k0 >= p.k { break; }
         workgroupBarrier();
     }
 
+    #if APART == 1
+    // Their first step is fetched during the change of sums.
+    var o = 0u;
+    ${fetch_apart()}
+    #endif
     workgroupBarrier();
-    let result = subgroup * ${RESULT * (1 + APART)}u;
     let row = subgroup_lane / 4u;
     let col = subgroup_lane % 4u;
     #if APART == 1
-    let vectors = min((outliers[0] + 63u) / 64u * 8u, p.outlier_stride);
+    #for i in range(SM // 16)
+    #for h in range(2)
+    #if A_SCALES == "rows"
+    let scale${i}_${h} = scale_a(${held("m0 + sub_m + " ~ (i * 16) ~ "u + " ~ matrices.row(COOP, h), "p.m - 1u")}, 0u);
+    #else
+    let scale${i}_${h} = 1.0;
     #endif
+    #endfor
+    #for j in range(SN // 16)
+    ${ matrices.scale(COOP, "apart" ~ i ~ "_" ~ j, "sum" ~ i ~ "_" ~ j, "scale" ~ i ~ "_") }
+    #endfor
+    #endfor
+    let vectors = min((outliers[0] + 63u) / 64u * 8u, p.outlier_stride);
+    while o < vectors {
+        workgroupBarrier();
+        ${put_apart()}
+        workgroupBarrier();
+        o += ${COLS}u;
+        if o < vectors {
+            ${fetch_apart()}
+        }
+        ${multiply("f16", "apart")}
+    }
+    workgroupBarrier();
+    #endif
+    #set (SUM, SUM_KIND, SUM_TYPE) = ("apart", "f16", "f32") if APART == 1 else ("sum", KIND, SUMS)
+    let result = subgroup * ${RESULT}u;
     #for i in range(SM // 16)
     #for j in range(SN // 16)
-    {
-        ${ matrices.store(COOP, KIND, "sum" ~ i ~ "_" ~ j, "memory", "result", 5) }
-        #if APART == 1
-        ${ matrices.sum(COOP, "f16", "apart") }
-        // Four steps at a time, so that their loads are under way together.
-        for (var o = 0u; o < vectors; o += 8u) {
-            #for s in range(4)
-            ${ matrices.load(COOP, "f16", "left" ~ s, "A", "a_apart", "(m0 + sub_m + " ~ (i * 16) ~ "u) * p.outlier_stride + o + " ~ (2 * s) ~ "u", "p.outlier_stride") }
-            ${ matrices.load(COOP, "f16", "right" ~ s, "B", "b_apart", "(n0 + sub_n + " ~ (j * 16) ~ "u) * p.outlier_stride + o + " ~ (2 * s) ~ "u", "p.outlier_stride") }
-            #endfor
-            #for s in range(4)
-            ${ matrices.add(COOP, "f16", "apart", "left" ~ s, "right" ~ s, "a_apart", "b_apart") }
-            #endfor
-        }
-        ${ matrices.store(COOP, "f16", "apart", "memory", "result + " ~ RESULT ~ "u", 5) }
-        #endif
-        ${ matrices.barrier(COOP) }
-        for (var r = row; r < 16u; r += 8u) {
-            let value = bitcast<vec4<${SUMS}>>(memory[result + r * 5u + col]);
-            let apart = ${"memory[result + " ~ RESULT ~ "u + r * 5u + col]" if APART == 1 else "vec4<f32>()"};
-            finish(m0 + sub_m + ${i * 16}u + r, n0 + sub_n + ${j * 16}u + col * 4u, value, apart);
-        }
-        ${ matrices.barrier(COOP) }
+    ${ matrices.store(COOP, SUM_KIND, SUM ~ i ~ "_" ~ j, "memory", "result", 5) }
+    ${ matrices.barrier(COOP) }
+    for (var r = row; r < 16u; r += 8u) {
+        let value = bitcast<vec4<${SUM_TYPE}>>(memory[result + r * 5u + col]);
+        finish(m0 + sub_m + ${i * 16}u + r, n0 + sub_n + ${j * 16}u + col * 4u, value, vec4<f32>());
     }
+    ${ matrices.barrier(COOP) }
     #endfor
     #endfor
 }

@@ -12,6 +12,9 @@ coop_mat8x8 stands for int8 there. "emulated": the same by plain arithmetic, slo
   ${ matrices.sum(COOP, KIND, "c0") }                            var c0: an accumulator, zero
   ${ matrices.add(COOP, KIND, "c0", "a0", "b0", "tile", "tile") }   c0 += a0 b0
   ${ matrices.store(COOP, KIND, "c0", "tile", at, stride) }      the accumulator's elements as bits, four a vector, row by row
+  ${ matrices.scaling(COOP) }                                once, for:
+  ${ matrices.scale(COOP, "c0", "i0", "s") }                     c0 (f16's) = i0 (i8's) with each row times its scale: s0 and s1 of the rows
+  ${ matrices.row(COOP, half) }                              0 and 1 that an invocation has elements of (Capabilities::matrix_elements)
   ${ matrices.barrier(COOP) }                                    between such stores and reading them
 #>
 #macro matrix(kind)
@@ -80,6 +83,29 @@ ${sum} = coopMultiplyAdd(${a}, ${b}, ${sum});
     coopStoreT(${sum}, &${memory}[at_store], ${stride}u);
     #endif
 }
+#endmacro
+
+<# lib/fragments.wgsl has the layout, and how SPIR-V reaches elements. #>
+#macro scaling(coop)
+#if coop != "emulated"
+fn element_of_integers(m: ptr<function, coop_mat8x8<f32, C>>, i: u32) -> i32 { var element_of: i32; return element_of; }
+fn set_element_of_sums(m: ptr<function, coop_mat16x16<f32, C>>, i: u32, x: f32) { var element_of: f32; element_of = x; }
+#endif
+#endmacro
+
+#macro row(coop, half)
+${"subgroup_lane / 2u" if coop == "emulated" else "subgroup_lane / 4u + " ~ (8 * half) ~ "u"}
+#endmacro
+
+#macro scale(coop, to, from, scales)
+#if coop == "emulated"
+${to}_0 = vec4<f32>(${from}_0) * ${scales}0;
+${to}_1 = vec4<f32>(${from}_1) * ${scales}0;
+#else
+#for i in range(8)
+set_element_of_sums(&${to}, ${i}u, f32(element_of_integers(&${from}, ${i}u)) * ${scales}${i // 4});
+#endfor
+#endif
 #endmacro
 
 #macro barrier(coop)

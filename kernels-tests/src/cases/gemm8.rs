@@ -5,8 +5,8 @@ use flashwave::kernels::attention::MatrixUnits;
 use flashwave::kernels::elementwise::Activation;
 use flashwave::kernels::gemm::Residual;
 use flashwave::kernels::gemm8::{
-    Gemm8, Gemm8Args, Gemm8Tuning, LlmInt8, LlmInt8Args, MatrixTiling, Operand, PackedTiling,
-    Quantize, QuantizeArgs, Scales,
+    Gemm8, Gemm8Args, Gemm8Tuning, LlmInt8, LlmInt8Args, MatrixTiling, Operand, Outliers,
+    PackedTiling, Quantize, QuantizeArgs, Scales,
 };
 use flashwave::reference::Real;
 use flashwave::reference::gemm::{Order, finish, rms_normed};
@@ -316,6 +316,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(float_cases());
     cases.extend(quantize_cases());
     cases.extend(outlier_cases());
+    cases.extend(apart_cases());
     cases
 }
 
@@ -720,7 +721,8 @@ fn outliers(
         .run(pass, &args)
     })?;
     let found = out.to_f32_vec()?;
-    let (mut exact, mut naive) = (Vec::new(), Vec::new());
+    // Naive arithmetic adds up outliers alone, or one after the other to the rest.
+    let (mut exact, mut naive) = (Vec::new(), [Vec::new(), Vec::new()]);
     // Squares of distances from the product of the numbers themselves by the coded weights: of ours, of plain int8.
     let mut squares = [0f64; 2];
     for row in 0..m {
@@ -733,11 +735,11 @@ fn outliers(
             let e = scale
                 * (f64::from(coded[row].scale) * f64::from(sum)
                     + listed.iter().map(apart).sum::<f64>());
-            let near = listed
-                .iter()
-                .fold(0f32, |s, l| s + host[row * k + l] * w(*l) as f32);
+            let add = |s: f32, l: &usize| s + host[row * k + l] * w(*l) as f32;
+            let rest = coded[row].scale * sum as f32;
             exact.push(e);
-            naive.push(by[col].scale * (coded[row].scale * sum as f32 + near));
+            naive[0].push(by[col].scale * (rest + listed.iter().fold(0f32, add)));
+            naive[1].push(by[col].scale * listed.iter().fold(rest, add));
             let truth = scale
                 * (0..k)
                     .map(|l| f64::from(host[row * k + l]) * f64::from(w(l)))
@@ -749,7 +751,128 @@ fn outliers(
     if columns > 0 && squares[0].sqrt() * 10.0 > squares[1].sqrt() {
         return Err(Failure::Wrong(format!("squares of errors {squares:?}")));
     }
+    let naive = tolerance::farther(&exact, naive);
     check(&found, &exact, &naive, Ulps(0.0))
+}
+
+/// Products that are handed columns apart, by every kernel that takes them.
+fn apart_cases() -> Vec<Case> {
+    let tilings = [
+        ([160, 128, 64], [80, 64]),
+        ([128, 160, 64], [64, 80]),
+        ([192, 128, 128], [48, 64]),
+        ([64, 64, 128], [32, 32]),
+    ]
+    .map(|(tile, sub)| (By::Matrix(MatrixTiling::new(tile, sub)), [300, 200, 208]));
+    let small = ways().map(|by| (by, [40, 36, 96]));
+    let mut cases = Vec::new();
+    for (by, size) in small.into_iter().chain(tilings) {
+        for (columns, reach) in [(70, 4.0), (5, 100.0)] {
+            let name = format!("{by:?} {size:?} {columns} columns to {reach}");
+            cases.push(Case::new("gemm8", "apart", name.clone(), move |ctx| {
+                apart(ctx, by, size, (columns, reach), Case::seed(&name))
+            }));
+        }
+    }
+    cases
+}
+
+/// `columns` more columns of normal numbers times `reach`, beside codes.
+fn apart(
+    ctx: &Context,
+    by: By,
+    [m, n, k]: [usize; 3],
+    (columns, reach): (usize, f64),
+    seed: u64,
+) -> Result<Outcome, Failure> {
+    const MOST: usize = 128;
+    const BEYOND: usize = 256;
+    let missing = match by {
+        By::Matrix(t)
+            if t.units == MatrixUnits::Device
+                && !(ctx.capabilities().matrix_int8 && ctx.capabilities().matrix_elements) =>
+        {
+            Some("cooperative matrices of int8")
+        }
+        _ => None,
+    };
+    if let Some(missing) = missing {
+        return Ok(Outcome::skipped(missing));
+    }
+    let mut random = Random::new(seed);
+    let mut codes = |rows: usize| -> Vec<i8> {
+        (0..rows * k)
+            .map(|_| (random.below(255) as i32 - 127) as i8)
+            .collect()
+    };
+    let (a, b) = (codes(m), codes(n));
+    let scales =
+        |rows: usize| -> Vec<f32> { (0..rows).map(|i| (1 + i % 7) as f32 * 0.003).collect() };
+    let (sa, sb) = (scales(m), scales(n));
+    // Columns beyond the last multiple of 64 and rows beyond the last are not to be looked at.
+    let mut side = |rows: usize, most: f64| -> Vec<f32> {
+        let mut all = vec![f32::NAN; (rows + BEYOND) * MOST];
+        for row in all.chunks_mut(MOST).take(rows) {
+            row[..columns.next_multiple_of(64)].fill(0.0);
+            row[..columns].fill_with(|| round((random.normal() * most) as f32, F16));
+        }
+        all
+    };
+    let (xa, mut xb) = (side(m, reach), side(n, 40.0));
+    xb.iter_mut().for_each(|x| *x = x.round());
+    let list: Vec<u32> = std::iter::once(columns as u32)
+        .chain((0..MOST as u32).map(|c| c * 3))
+        .collect();
+    let upload =
+        |host: &[f32], rows: usize| Tensor::from_f32(ctx, F16, host, [rows + BEYOND, MOST]);
+    let (ta, tb) = (
+        Tensor::from_slice(ctx, &a, [m, k])?,
+        Tensor::from_slice(ctx, &b, [n, k])?,
+    );
+    let (tsa, tsb) = (
+        Tensor::from_slice(ctx, &sa, [m])?,
+        Tensor::from_slice(ctx, &sb, [n])?,
+    );
+    let (txa, txb) = (upload(&xa, m)?, upload(&xb, n)?);
+    let columns_of = Tensor::from_slice(ctx, &list, [1 + MOST])?;
+    let out = poisoned(ctx, F32, [m, n])?;
+    let mut args = Gemm8Args::new(Operand::rows(&ta, &tsa), Operand::rows(&tb, &tsb), &out);
+    args.outliers = Some(Outliers {
+        columns: &columns_of,
+        a: &txa,
+        b: &txb,
+    });
+    let op = Gemm8::default();
+    ctx.record(|pass| match by {
+        By::Plan => op.run(pass, &args),
+        By::Packed(tile, per) => op.run_with(
+            pass,
+            &args,
+            &Gemm8Tuning::Packed(PackedTiling { tile, per }),
+        ),
+        By::Matrix(t) => op.run_with(pass, &args, &Gemm8Tuning::Matrix(t)),
+    })?;
+    // Naive arithmetic adds up the columns alone, or one after the other to the rest, from either end.
+    let (mut exact, mut naive) = (Vec::new(), [Vec::new(), Vec::new(), Vec::new()]);
+    for (row, col) in (0..m * n).map(|i| (i / n, i % n)) {
+        let pairs = a[row * k..(row + 1) * k]
+            .iter()
+            .zip(&b[col * k..(col + 1) * k]);
+        let sum: i32 = pairs.map(|(&x, &y)| i32::from(x) * i32::from(y)).sum();
+        let pair = |c: usize| (xa[row * MOST + c], xb[col * MOST + c]);
+        let near: f64 = (0..columns)
+            .map(pair)
+            .map(|(x, y)| f64::from(x) * f64::from(y))
+            .sum();
+        exact.push(f64::from(sb[col]) * (f64::from(sa[row]) * f64::from(sum) + near));
+        let add = |s: f32, c: usize| s + pair(c).0 * pair(c).1;
+        let rest = sa[row] * sum as f32;
+        naive[0].push(sb[col] * (rest + (0..columns).fold(0.0, add)));
+        naive[1].push(sb[col] * (0..columns).fold(rest, add));
+        naive[2].push(sb[col] * (0..columns).rev().fold(rest, add));
+    }
+    let naive = tolerance::farther(&exact, naive);
+    check(&out.to_f32_vec()?, &exact, &naive, Ulps(0.0))
 }
 
 /// What the planner makes of every kind of operand.

@@ -283,21 +283,27 @@ impl CooperativeTuning {
     }
 
     pub(super) fn new(caps: &Capabilities, head_dim: usize, v_dim: usize) -> Option<Self> {
-        let (rows, subgroups, keys) = match head_dim.max(v_dim) {
-            ..97 => (32, 4, 64),
-            97..129 => (32, 4, 32),
+        let (rows, subgroups, keys, loads) = match head_dim.max(v_dim) {
+            ..97 => (32, 4, 64, Loads::Ahead),
+            97..129 => (16, 8, 64, Loads::Ahead),
             // The output of 16 rows takes as many registers as that of 32 with half the channels.
-            _ => (16, 8, 32),
+            _ => (16, 8, 32, Loads::Together),
         };
         let tuning = Self {
             units: MatrixUnits::Device,
             subgroups,
             rows,
             keys,
-            loads: Loads::Together,
+            loads,
         };
-        let fits = tuning.check(caps, head_dim, v_dim).is_ok();
-        fits.then_some(tuning)
+        // Half of the tile where memory is scarce.
+        let smaller = Self {
+            keys: keys / 2,
+            ..tuning
+        };
+        [tuning, smaller]
+            .into_iter()
+            .find(|t| t.check(caps, head_dim, v_dim).is_ok())
     }
 
     /// What a sweep on a device should try.
@@ -338,8 +344,8 @@ impl CooperativeTuning {
         block: u32,
     ) -> Self {
         let (rows, subgroups, keys, loads) = match (head_dim.max(v_dim), block) {
-            (97..129, 128) => (16, 8, 64, Loads::Ahead),
             (97..129, 64) => (32, 2, 16, Loads::Together),
+            (97..129, ..64) => (32, 4, 32, Loads::Together),
             _ => return self,
         };
         let tuning = Self {

@@ -49,8 +49,7 @@ impl MatrixTiling {
 
     fn workgroup_bytes(&self, problem: &Problem<'_>) -> u32 {
         let tiles = (self.tile[0] + self.tile[1]) * (self.vectors(problem)[0] + 1) * 16;
-        let apart = problem.args.outliers.is_some() as u32;
-        tiles.max(self.invocations() / 32 * (1 + apart) * 16 * 5 * 16)
+        tiles.max(self.invocations() / 32 * 16 * 5 * 16)
     }
 
     fn fits(&self, caps: &Capabilities, problem: &Problem<'_>) -> bool {
@@ -66,6 +65,8 @@ impl MatrixTiling {
             && multiple(n, self.sub[1])
             && m.max(n).max(k) <= 1024
             && multiple(k, 32)
+            // A step of outliers is half as many columns, of which they have multiples of 64.
+            && (problem.args.outliers.is_none() || multiple(128, k))
             && multiple(stored, 2)
             && even(m, a)
             && even(n, b)
@@ -220,8 +221,11 @@ fn admits(caps: &Capabilities, problem: &Problem<'_>, units: MatrixUnits) -> boo
         MatrixUnits::Device if problem.integers() => caps.matrix_int8,
         MatrixUnits::Device => caps.matrix_tier() == MatrixTier::Cooperative,
     };
+    // Outliers are added to sums that have become f32 in registers.
+    let reached =
+        problem.args.outliers.is_none() || units == MatrixUnits::Emulated || caps.matrix_elements;
     let eight_bits = problem.types().iter().any(|&t| t != DType::F16);
-    has && eight_bits && problem.alignment() == 16 && problem.group.is_none()
+    has && reached && eight_bits && problem.alignment() == 16 && problem.group.is_none()
 }
 
 fn measured(problem: &Problem<'_>) -> &'static [Measured] {
@@ -305,7 +309,7 @@ pub(super) fn choose(caps: &Capabilities, problem: &Problem<'_>) -> Gemm8Tuning 
 mod tests {
     use super::*;
     use crate::capabilities::{CooperativeShape, SubgroupSizes};
-    use crate::kernels::gemm8::{Gemm8, Gemm8Args, Operand};
+    use crate::kernels::gemm8::{Gemm8, Gemm8Args, Operand, Outliers};
     use crate::layout::Layout;
 
     /// The shader and its tile.
@@ -317,6 +321,39 @@ mod tests {
         let recipe = Gemm8::default().plan(caps, &args).unwrap().recipe;
         let tile = ["BM", "BN", "BK"].map(|name| recipe.constant(name).unwrap().to_string());
         format!("{} {}", recipe.shader(), tile.join("x"))
+    }
+
+    #[test]
+    fn outliers_go_to_matrix_units_whose_elements_are_reached() {
+        let card = |matrix_elements| Capabilities {
+            class: DeviceClass::Discrete,
+            shader_f16: true,
+            spirv: true,
+            matrix_int8: true,
+            matrix_elements,
+            subgroups: Some(SubgroupSizes { min: 32, max: 32 }),
+            cooperative: vec![CooperativeShape::F16],
+            invocations: 1024,
+            workgroup_bytes: 48 << 10,
+            ..Capabilities::webgpu_default()
+        };
+        let of = |dtype, shape: [usize; 2]| Layout::contiguous(dtype, shape).unwrap();
+        let (codes, apart) = (
+            of(DType::I8, [8192, 8192]),
+            of(DType::F16, [8192 + 256, 64]),
+        );
+        let columns = Layout::contiguous(DType::U32, [65]).unwrap();
+        let out = of(DType::F16, [8192, 8192]);
+        let mut args = Gemm8Args::new(Operand::plain(&codes), Operand::plain(&codes), &out);
+        args.outliers = Some(Outliers {
+            columns: &columns,
+            a: &apart,
+            b: &apart,
+        });
+        for (reached, shader) in [(true, "gemm8/cooperative"), (false, "gemm8/packed")] {
+            let launch = Gemm8::default().plan(&card(reached), &args).unwrap();
+            assert_eq!(launch.recipe.shader(), shader);
+        }
     }
 
     #[test]

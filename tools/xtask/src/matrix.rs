@@ -3,7 +3,7 @@
 //! A column's programs print into `benches/record/matrix/<column>.txt`: one run of `flashwave verify` a family, under a
 //! time limit. The README's table is made of all such files, so that columns of other machines (a card) stay in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -343,6 +343,8 @@ struct Counts {
     failed: usize,
     skipped: BTreeMap<String, usize>,
     unfinished: Vec<String>,
+    /// Families with a line of their own.
+    families: BTreeSet<String>,
 }
 
 impl Counts {
@@ -368,7 +370,8 @@ impl Counts {
                     let what = line.split_once(": ").map_or("", |(_, what)| what);
                     *counts.skipped.entry(what.into()).or_default() += number(0).unwrap_or(0);
                 }
-                ["ok" | "FAILED" | "skip", ..] if !line.starts_with(' ') => {
+                ["ok" | "FAILED" | "skip", family, ..] if !line.starts_with(' ') => {
+                    counts.families.insert(family.into());
                     let before = |word| words.iter().position(|w| *w == word);
                     let count = |word| before(word).and_then(|i| number(i.checked_sub(1)?));
                     counts.passed += count("passed").unwrap_or(0);
@@ -395,6 +398,13 @@ fn table(records: &[(String, PathBuf)]) -> Result<String> {
         let mut notes: Vec<String> = skipped.map(|(what, n)| format!("{n}: {what}")).collect();
         if !counts.unfinished.is_empty() {
             notes.push(format!("not finished: {}", counts.unfinished.join(", ")));
+        }
+        let absent = |family: &String| {
+            !counts.families.contains(family) && !counts.unfinished.contains(family)
+        };
+        let absent: Vec<String> = kernels().into_iter().filter(absent).collect();
+        if !absent.is_empty() {
+            notes.push(format!("not run: {}", absent.join(", ")));
         }
         let Counts {
             adapter,
@@ -446,6 +456,7 @@ mod tests {
         assert_eq!(counts.cases, "one a group");
         assert_eq!(counts.skipped["cooperative matrices"], 3);
         assert_eq!(counts.unfinished, ["fft"]);
+        assert!(counts.families.iter().eq(["gemm", "norm"]));
     }
 
     #[test]

@@ -114,10 +114,16 @@ impl ContextBuilder {
         self.checks = Some(checks);
         self
     }
-    /// Forgoes the fast tiers: parameters through uniforms, reductions without subgroups, as in a browser.
+    /// Forgoes the fast tiers: parameters through uniforms, reductions without subgroups, as WebGPU promises no more.
     pub fn portable(mut self) -> Self {
         self.params = Some(ParamsTier::Uniform);
         self.subgroups = Some(false);
+        self
+    }
+    /// In a browser: JavaScript has the device require `subgroups`, of which wgpu does not know there (`tools/web/page`).
+    #[cfg(target_arch = "wasm32")]
+    pub fn requires_subgroups(mut self) -> Self {
+        self.subgroups = Some(true);
         self
     }
     /// Opens a device whose bindings, and so tensors, have at most so many bytes, whatever the adapter offers. Of a model
@@ -381,7 +387,10 @@ impl Context {
         });
         // Errors are caught by scopes around every call; what slips past them must not abort the process.
         device.on_uncaptured_error(Arc::new(|e| log::error!("uncaptured GPU error: {e}")));
-        let caps = capabilities(&adapter, features, &limits);
+        let mut caps = capabilities(&adapter, features, &limits);
+        if options.subgroups == Some(true) {
+            caps.subgroups = Some(subgroup_sizes(&adapter.get_info()));
+        }
         let folder = options.cache.filter(|f| !f.as_os_str().is_empty());
         let cache = open_cache(&adapter, &device, features, folder.as_deref());
         let inner = Inner {
@@ -800,6 +809,13 @@ fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
             | spirv)
 }
 
+fn subgroup_sizes(info: &wgpu::AdapterInfo) -> SubgroupSizes {
+    SubgroupSizes {
+        min: info.subgroup_min_size,
+        max: info.subgroup_max_size,
+    }
+}
+
 fn device_class(device_type: wgpu::DeviceType) -> DeviceClass {
     match device_type {
         wgpu::DeviceType::DiscreteGpu => DeviceClass::Discrete,
@@ -847,10 +863,7 @@ fn capabilities(
             .trim()
             .to_string(),
         class: device_class(info.device_type),
-        subgroups: has(wgpu::Features::SUBGROUP).then_some(SubgroupSizes {
-            min: info.subgroup_min_size,
-            max: info.subgroup_max_size,
-        }),
+        subgroups: has(wgpu::Features::SUBGROUP).then_some(subgroup_sizes(&info)),
         shader_f16: has(wgpu::Features::SHADER_F16),
         immediate_bytes: if has(wgpu::Features::IMMEDIATES) {
             limits.max_immediate_size

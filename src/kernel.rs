@@ -69,6 +69,10 @@ impl SharedLayout {
     }
 }
 
+/// What browsers want of a shader with subgroup operations and naga refuses. Tint finds more control flow that may not
+/// be uniform than there is (after `subgroupAny`, for one), so its opinion of that is turned off.
+const BROWSER_SUBGROUPS: &str = "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n";
+
 impl Kernel {
     pub(crate) fn compile(
         ctx: &Context,
@@ -77,7 +81,10 @@ impl Kernel {
     ) -> Result<Self> {
         let caps = ctx.capabilities();
         let params = caps.params_tier();
-        let wgsl = shader::link(recipe, params)?;
+        let mut wgsl = shader::link(recipe, params)?;
+        if cfg!(target_arch = "wasm32") && caps.subgroups.is_some() {
+            wgsl.insert_str(0, BROWSER_SUBGROUPS);
+        }
         let found = shader::bindings(&wgsl);
         let storage: Vec<(u32, Access)> = found
             .iter()

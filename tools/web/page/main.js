@@ -2,6 +2,7 @@
 import init, { Device, Writer, families, variants } from "./flashwave_web.js";
 import { chart } from "./chart.js";
 import { embedded, fromDrop, fromInput } from "./model.js";
+import { requireSubgroups } from "./subgroups.js";
 
 const $ = (id) => document.getElementById(id);
 const show = (id, visible) => { $(id).hidden = !visible; };
@@ -11,12 +12,15 @@ let writer = null;
 // Names and contents of the model's files, kept to load them again.
 let model = null;
 let stopped = false;
+// Whether devices have subgroups; the address's ?portable forgoes them.
+let subgroups;
 
 async function open() {
   if (!navigator.gpu) throw Error("This browser has no WebGPU. Chrome and Edge from 113, Safari from 26 and Firefox from 141 have it, not on every system.");
   await init();
   if ($("family").length === 1) $("family").append(...families().map((name) => new Option(name)));
-  device = await Device.open();
+  subgroups ??= !location.search.includes("portable") && await requireSubgroups();
+  device = await Device.open(subgroups);
   $("adapter").textContent = device.adapter;
   $("tier").textContent = device.tier;
   model ??= await embedded();

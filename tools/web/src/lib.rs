@@ -28,9 +28,13 @@ pub struct Device {
 
 #[wasm_bindgen]
 impl Device {
-    /// Opens it.
-    pub async fn open() -> Result<Device, JsError> {
-        let ctx = Context::builder().build_async().await.map_err(error)?;
+    /// Opens it; `subgroups` says that the page's JavaScript has it require them (`page/subgroups.js`).
+    pub async fn open(subgroups: bool) -> Result<Device, JsError> {
+        let mut builder = Context::builder();
+        if subgroups {
+            builder = builder.requires_subgroups();
+        }
+        let ctx = builder.build_async().await.map_err(error)?;
         Ok(Self { ctx })
     }
 

@@ -56,9 +56,14 @@ async function open() {
       button,
       { timeout: 7200e3 },
     ),
-    press: async (button, until = button) => {
+    // Presses it and waits; whether something went wrong is shown on the page.
+    attempt: async (button, until = button) => {
       await page.click(`#${button}`);
       await ui.idle(until);
+    },
+    press: async (button, until) => {
+      await ui.attempt(button, until);
+      if (await page.locator("#trouble").isVisible()) throw Error(`${button}: ${await ui.text("#trouble-text")}`);
     },
     picture: async (name) => {
       if (!options.screenshots) return;
@@ -92,13 +97,14 @@ const rowsOf = (page) => page.locator("#verify-rows tr").evaluateAll((rows) => r
 
 // Runs Verify; what it came to.
 async function verify(ui, button, what) {
-  const taken = await seconds(() => ui.press(button));
+  const taken = await seconds(() => ui.attempt(button));
   const sum = await ui.text("#verify-sum");
   console.log(`verify ${what} (${taken} s): ${sum}`);
   const rows = await rowsOf(ui.page);
   for (const { name, notes } of rows) {
     for (const [kind, note] of notes) if (kind === "failed") console.log(`  ${name} ${note}`);
   }
+  if (await ui.page.locator("#trouble").isVisible()) console.log(`  ${await ui.text("#trouble-text")}`);
   check(/^[1-9]\d* passed, 0 failed\b.*\(done\)/.test(sum), `${what} passes`);
   return { rows, sum };
 }

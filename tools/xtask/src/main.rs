@@ -1,6 +1,7 @@
 //! Project tasks: `cargo xtask demo` and `cargo xtask test`, which work on a machine with nothing but a Rust
 //! toolchain, `cargo xtask ensure-adapter`, which both of them begin with, `cargo xtask matrix`, the correctness matrix
-//! on every implementation that this system has, and `cargo xtask web`, the page.
+//! on every implementation that this system has, `cargo xtask web`, the page, and `cargo xtask targets`, a check for other
+//! systems.
 //!
 //! The way through the files: [`tasks`] is what a person asks for, [`matrix`] and [`web`] too, [`adapter`] finds out
 //! whether there is anything to run kernels on, [`install`] says (as data) what to do where there is not, and does it.
@@ -9,6 +10,7 @@ mod adapter;
 mod install;
 mod matrix;
 mod serve;
+mod targets;
 mod tasks;
 mod web;
 
@@ -62,6 +64,8 @@ enum Task {
     Matrix(matrix::Matrix),
     /// Build the page (target/web), which runs the library in a browser
     Web(web::Web),
+    /// Check that the library compiles for macOS, iOS, Android and Windows
+    Targets,
     /// Find an adapter (a GPU, or a driver that runs on the CPU); install a software driver where none is found
     EnsureAdapter,
     /// List the adapters that this process sees: what the other tasks run in a process of its own
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Task::Test { args } => tasks::test(&args),
         Task::Matrix(matrix) => matrix.run(),
         Task::Web(web) => web.run(),
+        Task::Targets => targets::check(),
         Task::EnsureAdapter => install::ensure_adapter(),
         Task::ProbeAdapter => {
             print!("{}", adapter::look());

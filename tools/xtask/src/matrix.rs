@@ -3,7 +3,7 @@
 //! A column's programs print into `benches/record/matrix/<column>.txt`: one run of `flashwave verify` a family, under a
 //! time limit. The README's table is made of all such files, so that columns of other machines (a card) stay in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,9 +14,18 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::install;
-use crate::tasks::{cargo, finish, root};
+use crate::tasks::{cargo, finish, root, target_folder};
+use crate::web;
 
-/// An implementation that `flashwave verify` runs on.
+/// What runs a family's cases and prints as `flashwave verify` does.
+enum Program {
+    /// `flashwave` with these options.
+    Flashwave(&'static [&'static str]),
+    /// The page's module in Node over Dawn, with these options (`tools/web/dawn`).
+    Dawn(&'static [&'static str]),
+}
+
+/// An implementation that the cases run on.
 struct Column {
     /// The name of its record.
     name: &'static str,
@@ -26,8 +35,7 @@ struct Column {
     packages: &'static [&'static str],
     /// What makes the programs choose it.
     environment: &'static [(&'static str, &'static str)],
-    /// Options of `flashwave`.
-    options: &'static [&'static str],
+    program: Program,
     /// A file without which it is not there.
     file: Option<&'static str>,
 }
@@ -45,7 +53,7 @@ const COLUMNS: &[Column] = &[
             ("VK_DRIVER_FILES", LAVAPIPE),
             ("FLASHWAVE_BACKEND", "vulkan"),
         ],
-        options: &[],
+        program: Program::Flashwave(&[]),
         file: Some(LAVAPIPE),
     },
     Column {
@@ -56,7 +64,7 @@ const COLUMNS: &[Column] = &[
             ("VK_DRIVER_FILES", LAVAPIPE),
             ("FLASHWAVE_BACKEND", "vulkan"),
         ],
-        options: &["--portable", "--checks", "on"],
+        program: Program::Flashwave(&["--portable", "--checks", "on"]),
         file: Some(LAVAPIPE),
     },
     Column {
@@ -67,7 +75,7 @@ const COLUMNS: &[Column] = &[
             ("VK_DRIVER_FILES", SWIFTSHADER),
             ("FLASHWAVE_BACKEND", "vulkan"),
         ],
-        options: &[],
+        program: Program::Flashwave(&[]),
         file: Some(SWIFTSHADER),
     },
     Column {
@@ -75,24 +83,37 @@ const COLUMNS: &[Column] = &[
         title: "OpenGL (GLSL) on llvmpipe, no subgroups",
         packages: &["libegl1", "libgles2", "libgl1-mesa-dri"],
         environment: &[("EGL_PLATFORM", "surfaceless"), ("FLASHWAVE_BACKEND", "gl")],
-        options: &[],
+        program: Program::Flashwave(&[]),
         file: None,
+    },
+    Column {
+        name: "dawn",
+        title: "Dawn (Tint) on SwiftShader, subgroups of 4",
+        packages: &["chromium"],
+        environment: &[("VK_DRIVER_FILES", SWIFTSHADER)],
+        program: Program::Dawn(&[]),
+        file: Some(SWIFTSHADER),
+    },
+    Column {
+        name: "dawn-portable",
+        title: "Dawn (Tint) on SwiftShader, portable tier",
+        packages: &["chromium"],
+        environment: &[("VK_DRIVER_FILES", SWIFTSHADER)],
+        program: Program::Dawn(&["--portable"]),
+        file: Some(SWIFTSHADER),
     },
 ];
 
-/// The browser's column, which `cargo xtask web --test` fills.
-const CHROMIUM: (&str, &str) = (
-    "chromium",
-    "Chromium (Tint) on SwiftShader, as a page, no subgroups",
-);
+/// The browser's column, which the page's test fills.
+const CHROMIUM: (&str, &str) = ("chromium", "Chromium (Tint) on SwiftShader, as a page");
 
 /// Options of `cargo xtask matrix`.
 #[derive(Args)]
 pub struct Matrix {
-    /// Only these columns, comma-separated: lavapipe, lavapipe-portable, swiftshader, gl, chromium
+    /// Only these columns, comma-separated: lavapipe, lavapipe-portable, swiftshader, gl, dawn, dawn-portable, chromium
     #[arg(long, value_delimiter = ',')]
     columns: Vec<String>,
-    /// One case a group
+    /// One case a group: a group is a kernel with one of its options, and its cases are shapes and types
     #[arg(long)]
     quick: bool,
     /// Seconds that a family of kernels may take on a column
@@ -123,20 +144,28 @@ impl Matrix {
         if let Some(file) = &self.add {
             add(file)?;
         } else if !self.table {
-            finish(cargo("build").args(["--bin", "flashwave"]))?;
-            for column in COLUMNS.iter().filter(|c| wanted(c.name)) {
+            let columns = || COLUMNS.iter().filter(|c| wanted(c.name));
+            if columns().any(|c| matches!(c.program, Program::Flashwave(_))) {
+                finish(cargo("build").args(["--bin", "flashwave"]))?;
+            }
+            let dawn = columns().any(|c| matches!(c.program, Program::Dawn(_)));
+            if dawn || wanted(CHROMIUM.0) {
+                web::build(web::Build::Checked)?;
+            }
+            if dawn {
+                web::npm_ci(&root().join("tools/web/dawn"))?;
+            }
+            for column in columns() {
                 match column.missing() {
                     Some(reason) => eprintln!("{} skipped: {reason}", column.name),
                     None => column.run(self)?,
                 }
             }
             if wanted(CHROMIUM.0) {
-                let tested = crate::web::build().and_then(|page| {
-                    let record = record(CHROMIUM.0);
-                    let effort = if self.quick { "--quick" } else { "--all" };
-                    crate::web::test(&page, &[effort, "--record", &record.to_string_lossy()])
-                });
-                if let Err(error) = tested {
+                let record = record(CHROMIUM.0);
+                let effort = if self.quick { "--quick" } else { "--all" };
+                let options = [effort, "--record", &record.to_string_lossy()];
+                if let Err(error) = web::test(&options) {
                     eprintln!("chromium: {error:#}");
                     failed.push(CHROMIUM.0);
                 }
@@ -173,24 +202,46 @@ impl Column {
                 return Some(format!("{} is missing", self.file.unwrap_or_default()));
             }
         }
-        let adapters = self.flashwave(&["devices"]).output();
-        match adapters {
+        let Program::Flashwave(_) = self.program else {
+            return None;
+        };
+        match self.command(&["devices"]).output() {
             Ok(output) if output.status.success() => None,
             Ok(output) => Some(String::from_utf8_lossy(&output.stderr).into_owned()),
             Err(error) => Some(error.to_string()),
         }
     }
 
-    fn flashwave(&self, arguments: &[&str]) -> Command {
-        let target = std::env::var_os("CARGO_TARGET_DIR");
-        let target = target.map_or_else(|| root().join("target"), PathBuf::from);
-        let mut command = Command::new(target.join("debug/flashwave"));
+    /// Its program with `arguments`.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let (mut command, options) = match self.program {
+            Program::Flashwave(options) => (
+                Command::new(target_folder().join("debug/flashwave")),
+                options,
+            ),
+            Program::Dawn(options) => {
+                let mut node = Command::new("node");
+                node.arg(root().join("tools/web/dawn/verify.mjs"))
+                    .arg(web::page());
+                (node, options)
+            }
+        };
         command
-            .args(self.options)
+            .args(options)
             .args(arguments)
             .envs(self.environment.iter().copied())
             .env("RUST_LOG", "error")
             .stdin(Stdio::null());
+        command
+    }
+
+    /// What runs a family's cases.
+    fn verify(&self, family: &str, matrix: &Matrix) -> Command {
+        let mut command = match self.program {
+            Program::Flashwave(_) => self.command(&["verify", family]),
+            Program::Dawn(_) => self.command(&[family]),
+        };
+        command.args(matrix.quick.then_some("--quick"));
         command
     }
 
@@ -200,11 +251,9 @@ impl Column {
         let mut record = String::new();
         for family in kernels() {
             eprintln!("{}: {family}", self.name);
-            let mut arguments = vec!["verify", &family];
-            arguments.extend(matrix.quick.then_some("--quick"));
             let part = path.with_extension("part");
             let mut child = self
-                .flashwave(&arguments)
+                .verify(&family, matrix)
                 .stdout(File::create(&part)?)
                 .stderr(Stdio::null())
                 .spawn()
@@ -294,6 +343,8 @@ struct Counts {
     failed: usize,
     skipped: BTreeMap<String, usize>,
     unfinished: Vec<String>,
+    /// Families with a line of their own.
+    families: BTreeSet<String>,
 }
 
 impl Counts {
@@ -319,7 +370,8 @@ impl Counts {
                     let what = line.split_once(": ").map_or("", |(_, what)| what);
                     *counts.skipped.entry(what.into()).or_default() += number(0).unwrap_or(0);
                 }
-                ["ok" | "FAILED" | "skip", ..] if !line.starts_with(' ') => {
+                ["ok" | "FAILED" | "skip", family, ..] if !line.starts_with(' ') => {
+                    counts.families.insert(family.into());
                     let before = |word| words.iter().position(|w| *w == word);
                     let count = |word| before(word).and_then(|i| number(i.checked_sub(1)?));
                     counts.passed += count("passed").unwrap_or(0);
@@ -346,6 +398,13 @@ fn table(records: &[(String, PathBuf)]) -> Result<String> {
         let mut notes: Vec<String> = skipped.map(|(what, n)| format!("{n}: {what}")).collect();
         if !counts.unfinished.is_empty() {
             notes.push(format!("not finished: {}", counts.unfinished.join(", ")));
+        }
+        let absent = |family: &String| {
+            !counts.families.contains(family) && !counts.unfinished.contains(family)
+        };
+        let absent: Vec<String> = kernels().into_iter().filter(absent).collect();
+        if !absent.is_empty() {
+            notes.push(format!("not run: {}", absent.join(", ")));
         }
         let Counts {
             adapter,
@@ -397,6 +456,7 @@ mod tests {
         assert_eq!(counts.cases, "one a group");
         assert_eq!(counts.skipped["cooperative matrices"], 3);
         assert_eq!(counts.unfinished, ["fft"]);
+        assert!(counts.families.iter().eq(["gemm", "norm"]));
     }
 
     #[test]

@@ -132,6 +132,11 @@ pub fn root() -> PathBuf {
     here.ancestors().nth(2).map_or(here.clone(), Path::to_owned)
 }
 
+/// Cargo's target folder.
+pub fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
 /// Shows a command, runs it to its end, and fails as it does.
 pub fn finish(command: &mut Command) -> Result<()> {
     // By its name, as a person types it: the path is long and says nothing.

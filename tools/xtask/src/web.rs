@@ -9,9 +9,12 @@ use clap::Args;
 
 use crate::install;
 use crate::serve::serve;
-use crate::tasks::{cargo, finish, root};
+use crate::targets;
+use crate::tasks::{cargo, finish, root, target_folder};
 
 const TARGET: &str = "wasm32-unknown-unknown";
+/// The profile of what is compiled soon.
+const QUICK: &str = "web-quick";
 /// What the module may have at most, compressed.
 const MOST: usize = 3 << 20;
 
@@ -24,9 +27,13 @@ pub struct Web {
     /// Where to listen with --serve
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     port: u16,
-    /// Test it in a headless Chromium, which is installed if need be
+    /// Test it in a headless Chromium, which is installed if need be: text, some families of kernels, the chart, errors; the
+    /// module is compiled as tests are, within a minute or two
     #[arg(long, conflicts_with = "serve")]
     test: bool,
+    /// With --test: the module as it ships, and after that all families of kernels, one case a group
+    #[arg(long, requires = "test")]
+    full: bool,
     /// Only check that everything compiles for a browser
     #[arg(long, conflicts_with_all = ["serve", "test"])]
     check: bool,
@@ -39,39 +46,75 @@ impl Web {
     /// Where a program that it needs cannot be had, or fails.
     pub fn run(&self) -> Result<()> {
         if self.check {
-            ensure_target()?;
+            targets::ensure(TARGET)?;
             return finish(cargo("check").args(["-p", "flashwave-web", "--target", TARGET]));
         }
-        let page = build()?;
+        let quick = self.test && !self.full;
+        build(if quick {
+            Build::Checked
+        } else {
+            Build::Shipped
+        })?;
         if self.serve {
-            let (address, server) = serve(&page, self.port)?;
+            let (address, server) = serve(&page(), self.port)?;
             println!("http://{address}");
             server.join().ok();
-        } else if self.test {
-            test(&page, &["--screenshots"])?;
+        }
+        if self.test {
+            test(&["--screenshots"])?;
+        }
+        if self.full {
+            test(&["--quick", "--screenshots"])?;
         }
         Ok(())
     }
 }
 
-/// Builds the page; the folder that holds it.
-pub fn build() -> Result<PathBuf> {
-    ensure_target()?;
+/// How the module is compiled.
+#[derive(Clone, Copy)]
+pub enum Build {
+    /// As it ships: small, which takes minutes.
+    Shipped,
+    /// Soon there, and with the checks of debug builds.
+    Checked,
+}
+
+/// The folder that holds the page once it is built.
+pub fn page() -> PathBuf {
+    target_folder().join("web-page")
+}
+
+/// Builds the page.
+pub fn build(how: Build) -> Result<()> {
+    targets::ensure(TARGET)?;
+    let profile = match how {
+        Build::Shipped => "web",
+        Build::Checked => QUICK,
+    };
     let package = ["--package", "flashwave-web"];
-    let module = ["--lib", "--target", TARGET, "--profile", "web"];
+    let module = ["--lib", "--target", TARGET, "--profile", profile];
     finish(cargo("build").args(package).args(module))?;
-    let (target, page) = (target_folder(), target_folder().join("web-page"));
+    let (target, page) = (target_folder(), page());
     if page.is_dir() {
         fs::remove_dir_all(&page)?;
     }
-    let module = target.join(TARGET).join("web/flashwave_web.wasm");
-    let bindgen = ["--features", "bindgen", "--bin", "bindgen", "--"];
+    let module = target.join(TARGET).join(profile).join("flashwave_web.wasm");
+    let bindgen = ["--features", "bindgen", "--bin", "bindgen"];
     let mut run = cargo("run");
-    run.args(package).args(bindgen).arg(module).arg(&page);
+    run.args(package).args(bindgen).args(["--profile", QUICK]);
+    run.arg("--").arg(module).arg(&page);
     finish(&mut run)?;
     copy(&root().join("tools/web/page"), &page)?;
     copy(&root().join("assets/default-model"), &page.join("model"))?;
+    eprintln!("page: {}", page.display());
+    match how {
+        Build::Shipped => measure(&page),
+        Build::Checked => Ok(()),
+    }
+}
 
+/// Says what the module takes to load; more than it may is an error.
+fn measure(page: &Path) -> Result<()> {
     let module = page.join("flashwave_web_bg.wasm");
     let size = fs::metadata(&module)?.len();
     let zipped = Command::new("gzip").arg("-9c").arg(&module).output();
@@ -82,20 +125,18 @@ pub fn build() -> Result<PathBuf> {
         Ok(zipped) => eprintln!("module: {size} bytes, {zipped} compressed"),
         Err(_) => eprintln!("module: {size} bytes; there is no gzip to compress it"),
     }
-    eprintln!("page: {}", page.display());
-    Ok(page)
+    Ok(())
 }
 
 /// Runs the test of `tools/web/test` on the page.
-pub fn test(page: &Path, options: &[&str]) -> Result<()> {
+pub fn test(options: &[&str]) -> Result<()> {
     if ensure_chromium().is_none() {
         install::packages(&["chromium"])?;
     }
     let browser = ensure_chromium().context("chromium is not among the programs")?;
     let tests = root().join("tools/web/test");
-    let npm = ["ci", "--no-audit", "--no-fund"];
-    finish(Command::new("npm").args(npm).current_dir(&tests))?;
-    let (address, _server) = serve(page, 0)?;
+    npm_ci(&tests)?;
+    let (address, _server) = serve(&page(), 0)?;
     finish(
         Command::new("node")
             .arg(tests.join("test.mjs"))
@@ -112,21 +153,10 @@ fn ensure_chromium() -> Option<PathBuf> {
     places.find(|program| program.is_file())
 }
 
-/// Cargo's target folder.
-fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
-}
-
-/// Rust's library for browsers.
-fn ensure_target() -> Result<()> {
-    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
-    let sysroot = sysroot.context("cannot start rustc")?.stdout;
-    let sysroot = String::from_utf8_lossy(&sysroot);
-    let library = Path::new(sysroot.trim()).join("lib/rustlib").join(TARGET);
-    match library.is_dir() {
-        true => Ok(()),
-        false => finish(Command::new("rustup").args(["target", "add", TARGET])),
-    }
+/// Installs what a folder's lock file names.
+pub fn npm_ci(folder: &Path) -> Result<()> {
+    let npm = ["ci", "--no-audit", "--no-fund"];
+    finish(Command::new("npm").args(npm).current_dir(folder))
 }
 
 /// Copies a folder's files.

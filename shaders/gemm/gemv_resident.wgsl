@@ -16,7 +16,7 @@
 // In fixed point: 52.3, 17.1, 9.1 (benches/record/nvidia-h200/2026-11-26-gemv-quant.txt).
 //
 // Tried on an H100, where the same has 60.8 us at 32768x8192, 19.1 at 4096x14336, 25.7 at 22016x4096, 14.8 at 4096x11008, 17.2 at 12288x4096:
-// matrix units of f16 (branch quant-matrix; benches/record/nvidia-h100/2026-11-26-quant.txt). Nibbles are subnormal f16 where they
+// matrix units of f16 (dropped; benches/record/nvidia-h100/2026-11-26-quant.txt). Nibbles are subnormal f16 where they
 // lie, x is two f16 to an element, in columns that keep the four units of 16 x 128 elements apart: 61.9, 18.9, 24.1, 16.1, 15.9.
 // Without decoding 61.9 as well, products of several rows in turn or one after the other within 3%: decoding is not its bound.
 // Matrix units cut off what lies 24 bits below the largest of a sum: x as the nearest 11-bit integer, whose products and sums are
